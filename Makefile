@@ -1,0 +1,54 @@
+# `make test` on a fresh machine needs Python >= 3.11 and make, nothing else: the environment is made in .venv.
+PYTHON ?= python3
+# torch comes first and by itself, so that a smaller build can be chosen: TORCH="torch==2.13.0 --index-url …"
+TORCH  ?= torch==2.13.0
+VENV   ?= .venv
+PYTEST_ARGS ?=
+
+BIN   := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: setup check format test test-all bench gpu-check wheel clean
+
+setup: $(READY)
+
+$(READY): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q $(TORCH)
+	$(BIN)/python -m pip install -q -e '.[dev,export]'
+	touch $@
+
+# Formatting, lint, types, import rules.
+check: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	find kernels -name '*.cu' -o -name '*.cuh' -o -name '*.h' | xargs -r $(BIN)/clang-format --dry-run --Werror
+
+format: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	find kernels -name '*.cu' -o -name '*.cuh' -o -name '*.h' | xargs -r $(BIN)/clang-format -i
+
+# At most ten minutes on two cores; what CI runs.
+test: $(READY)
+	$(BIN)/python -m pytest -m 'not slow' $(PYTEST_ARGS)
+
+# Adds big models, long fuzzing and soaks.
+test-all: $(READY)
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+bench: $(READY)
+	$(BIN)/trt-vqgan bench
+
+# Says what GPU there is, or that there is none.
+gpu-check: $(READY)
+	$(BIN)/python -m trt_vqgan.benchmarks.gpu_check
+
+wheel: $(READY)
+	$(BIN)/python -m pip wheel -q --no-deps -w dist .
+	ls -l dist
+
+clean:
+	rm -rf build dist $(VENV)

@@ -1,0 +1,1 @@
+"""The torch side: checkpoint to reference modules to ONNX bundle."""

@@ -1,0 +1,1 @@
+"""The runtime: sessions, caches, sampler and pipeline; numpy, Pillow and ONNX Runtime, never torch."""
