@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from trt_vqgan.atomic_file import write_bytes
 from trt_vqgan.errors import BundleError, SpecError
 from trt_vqgan.spec import ModelSpec, from_dict, to_dict
 
@@ -176,9 +177,7 @@ class Manifest:
 
 def manifest_to_json(manifest: Manifest) -> str:
     """Return the manifest as JSON text, the same text for equal manifests."""
-    return (
-        json.dumps(dataclasses.asdict(manifest), indent=1, sort_keys=True, allow_nan=False) + "\n"
-    )
+    return json.dumps(dataclasses.asdict(manifest), indent=1, sort_keys=True, allow_nan=False) + "\n"
 
 
 def manifest_from_json(text: str, where: str = MANIFEST_NAME) -> Manifest:
@@ -252,12 +251,7 @@ def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
 def write_manifest(folder: str | os.PathLike[str], manifest: Manifest) -> Path:
     """Write ``manifest`` into ``folder`` through a temporary name; return its path."""
     path = Path(folder) / MANIFEST_NAME
-    temporary = path.with_name(f".{MANIFEST_NAME}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(manifest_to_json(manifest), encoding="utf-8", newline="\n")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_bytes(path, manifest_to_json(manifest).encode())
     return path
 
 
