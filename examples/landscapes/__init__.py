@@ -1,0 +1,1 @@
+"""Rendered landscapes, and the models that are trained on them."""
