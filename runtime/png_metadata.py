@@ -28,7 +28,7 @@ class GenerationRecord:
     version : of this package.
     bundle_id : hash of the bundle's model and files.
     seed, picture : the random numbers' key.
-    temperature, top_k, top_p, greedy : how codes were drawn; None for no limit.
+    temperature, top_k, top_p, greedy : how codes were drawn; in numbers where nothing is cut: the vocabulary and 1.
     class_id, class_name : of a class model.
     condition_codes : (L,) codes of a condition that was given as codes.
     codes : (h, w) codes of the picture, raster order.
@@ -39,8 +39,8 @@ class GenerationRecord:
     seed: int
     picture: int
     temperature: float
-    top_k: int | None
-    top_p: float | None
+    top_k: int
+    top_p: float
     greedy: bool
     codes: tuple[tuple[int, ...], ...]
     class_id: int | None = None

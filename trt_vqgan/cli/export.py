@@ -1,0 +1,74 @@
+"""``trt-vqgan export`` and ``verify``: a checkpoint to a bundle, and whether both compute the same. They need torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import click
+
+from trt_vqgan.cli import options
+from trt_vqgan.cli.commands import debug_option
+from trt_vqgan.errors import ParityError
+from trt_vqgan.extras import import_module
+
+
+@click.command(short_help="Write a checkpoint as a bundle (needs torch).")
+@click.argument("run", type=options.PATH, metavar="RUN_OR_CKPT")
+@options.config_option
+@click.option("-o", "--out", type=options.PATH, required=True, metavar="BUNDLE", help="The folder to write.")
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "int8"]),
+    default="fp32",
+    show_default=True,
+    help="Of the weights; int8 is smaller and faster.",
+)
+@debug_option
+def export(run: Path, config: Path | None, out: Path, precision: str) -> None:
+    """Write the checkpoint RUN_OR_CKPT as a bundle of ONNX graphs.
+
+    RUN_OR_CKPT is a folder as the published code leaves it, a .ckpt file, or a .safetensors file. Nothing in it is
+    executed.
+    """
+    exporter = import_module("trt_vqgan.export.exporter")
+    bundle = exporter.export_checkpoint(run, out, config=config, precision=precision)
+    click.echo(f"wrote {bundle}")
+
+
+@click.command(short_help="Compare a bundle with its checkpoint (needs torch).")
+@options.bundle_argument
+@click.option(
+    "--against", "run", type=options.PATH, required=True, metavar="RUN_OR_CKPT", help="The checkpoint it came from."
+)
+@options.config_option
+@options.json_option
+@debug_option
+def verify(bundle: Path, run: Path, config: Path | None, as_json: bool) -> None:
+    """Run torch and BUNDLE side by side on the same inputs.
+
+    Prints a row an output: largest absolute and relative error, whether codes are equal. Exit status 1 when a
+    tolerance is broken.
+    """
+    parity = import_module("trt_vqgan.export.parity")
+    rows = parity.verify_bundle(bundle, run, config=config)
+    if as_json:
+        click.echo(json.dumps([dataclasses.asdict(row) for row in rows]))
+    else:
+        click.echo(f"{'output':<28} {'max abs':>10} {'max rel':>10} {'codes':>8} {'':>6}")
+        for row in rows:
+            codes = {None: "-", True: "equal", False: "differ"}[row.codes_equal]
+            click.echo(
+                f"{row.output:<28} {_number(row.max_abs):>10} {_number(row.max_rel):>10} {codes:>8} "
+                f"{'ok' if row.ok else 'BROKEN':>6}"
+            )
+    broken = [row.output for row in rows if not row.ok]
+    if broken:
+        raise ParityError(
+            f"{bundle} doesn't compute what {run} computes: {', '.join(broken)} beyond tolerance; export it again"
+        )
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2e}"

@@ -1,0 +1,68 @@
+"""Arguments and options that several commands take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from trt_vqgan.cli.commands import debug_option
+
+if TYPE_CHECKING:
+    from trt_vqgan.runtime.pipeline import Pipeline
+
+PATH = click.Path(path_type=Path)
+
+bundle_argument = click.argument("bundle", type=PATH)
+optional_bundle_argument = click.argument("bundle", type=PATH, required=False)
+out_option = click.option("-o", "--out", type=PATH, required=True, metavar="OUT")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
+threads_option = click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    help="Threads to compute with.  [default: the processors that this process may use]",
+)
+backend_option = click.option(
+    "--backend",
+    type=click.Choice(["auto", "onnxruntime"]),
+    default="auto",
+    show_default=True,
+    help="What runs the graphs; the one chosen is always said.",
+)
+config_option = click.option(
+    "--config", type=PATH, help="The checkpoint's YAML.  [default: found beside or in the folder]"
+)
+class_option = click.option(
+    "--class",
+    "classes",
+    multiple=True,
+    metavar="ID_OR_NAME",
+    help="Class of a class model, by id or name; may be repeated; `all` for every class.",
+)
+condition_codes_option = click.option(
+    "--condition-codes",
+    type=PATH,
+    metavar="FILE.npz",
+    help="Condition given as codes: an integer array (B, L) or (B, h, w) named `condition_codes` or `codes`.",
+)
+
+
+def running_options(function: Any) -> Any:
+    """Add the options of every command that runs a bundle."""
+    for option in (debug_option, json_option, threads_option, backend_option):
+        function = option(function)
+    return function
+
+
+def open_bundle(bundle: Path | None, *, backend: str = "auto", threads: int | None = None) -> Pipeline:
+    """Return the bundle's pipeline; the demo's for None."""
+    from trt_vqgan.runtime.pipeline import load
+
+    return load(bundle, backend=backend, threads=threads)
+
+
+def say_backend(pipeline: Pipeline) -> str:
+    """Return what runs the bundle, for the person at the terminal."""
+    plural = "" if pipeline.threads == 1 else "s"
+    return f"bundle {pipeline.bundle_id}, {pipeline.backend}, {pipeline.precision}, {pipeline.threads} thread{plural}"

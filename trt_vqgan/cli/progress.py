@@ -1,0 +1,42 @@
+"""Progress on standard error: only at a terminal, and only of what takes longer than two seconds."""
+
+from __future__ import annotations
+
+import sys
+import types
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trt_vqgan.runtime.pipeline import Progress
+
+DELAY_SECONDS = 2.0
+
+
+class CodesProgress:
+    """A bar with codes a second and the time left, fed by a pipeline's ``on_progress``."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._quiet = quiet or not sys.stderr.isatty()
+        self._bar: Any = None
+
+    def __enter__(self) -> CodesProgress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def __call__(self, progress: Progress) -> bool:
+        """Show ``progress``; True, which lets the work go on."""
+        if not self._quiet:
+            if self._bar is None:
+                from tqdm import tqdm
+
+                self._bar = tqdm(
+                    total=progress.total_codes, unit="codes", unit_scale=True, delay=DELAY_SECONDS, leave=False
+                )
+            self._bar.set_postfix_str(f"{progress.pictures_done} pictures", refresh=False)
+            self._bar.update(progress.done_codes - self._bar.n)
+        return True
