@@ -1,0 +1,201 @@
+"""A published checkpoint becomes a bundle."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import trt_vqgan
+from trt_vqgan.errors import ExportError
+from trt_vqgan.export.autoencoder_graph import decoder_graph, encoder_graph
+from trt_vqgan.export.checkpoint import Checkpoint, open_checkpoint
+from trt_vqgan.export.transformer_graph import transformer_graph
+from trt_vqgan.manifest import (
+    GraphFile,
+    MadeBy,
+    Manifest,
+    SamplingDefaults,
+    record_files,
+    write_manifest,
+)
+from trt_vqgan.spec import AutoencoderSpec, ModelSpec
+
+PRECISIONS = ("fp32", "int8")
+HALF_WEIGHTS = "fp16 weights"
+
+OnStage = Callable[[str], None]
+
+
+def export_checkpoint(
+    run: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    config: str | os.PathLike[str] | None = None,
+    precision: str = "fp32",
+    class_names: Sequence[str] = (),
+    null_class: int | None = None,
+    temperature: float | None = None,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    licence: str | None = None,
+    provenance: str | None = None,
+    overwrite: bool = False,
+    on_progress: OnStage | None = None,
+) -> Path:
+    """Write the bundle of a checkpoint and return its folder.
+
+    Parameters
+    ----------
+    run : run folder, ``.ckpt`` or ``.safetensors``; ``config`` its YAML where it isn't found beside it.
+    out : folder to make. It appears whole or not at all.
+    precision : "fp32", or "int8": the transformer's matrices as int8 blocks of 64, the VQGAN's weights stored as
+        float16 (and computed in float32).
+    class_names : a name a class, in the order of their ids.
+    null_class : class that means "no class".
+    temperature, top_k, top_p : sampling defaults; where none is given: top-k of a quarter of the vocabulary, at most
+        250, for unconditional and mapped conditions, and the published class setting (top-k 600, top-p 0.92, both
+        within the vocabulary) for class models.
+    licence, provenance : free text that travels with the bundle.
+    overwrite : replace an existing bundle at ``out``.
+    on_progress : called with the name of each stage as it begins.
+
+    Raises
+    ------
+    CheckpointError, SpecError : the checkpoint can't be read or isn't what its YAML says.
+    ExportError : an unknown precision, an existing ``out``, or a write that failed.
+    """
+    if precision not in PRECISIONS:
+        raise ExportError(f"precision: found {precision!r}, wanted one of {', '.join(PRECISIONS)}")
+    target = Path(out)
+    _check_target(target, overwrite)
+    say = on_progress or (lambda stage: None)
+    say("reading")
+    checkpoint = open_checkpoint(Path(run), config=None if config is None else Path(config))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
+    try:
+        graphs, precisions = write_graphs(folder, checkpoint.spec, checkpoint.weights, precision=precision, say=say)
+        say("hashing")
+        manifest = Manifest(
+            model=checkpoint.spec,
+            graphs=graphs,
+            files=record_files(folder),
+            made_by=_made_by(checkpoint),
+            precision=precisions,
+            sampling=_sampling_defaults(checkpoint.spec, temperature, top_k, top_p),
+            class_names=tuple(class_names),
+            null_class=null_class,
+            licence=licence,
+            provenance=provenance,
+        )
+        write_manifest(folder, manifest)
+        folder.chmod(0o755)
+        _replace(folder, target)
+    except OSError as error:
+        raise ExportError(
+            f"{target}: can't be written ({error.strerror or error}); free space or choose another place"
+        ) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return target
+
+
+def write_graphs(
+    folder: Path, spec: ModelSpec, weights: Mapping[str, Any], *, precision: str, say: OnStage = lambda stage: None
+) -> tuple[dict[str, GraphFile], dict[str, str]]:
+    """Write the graphs and codebooks of a model into ``folder``; return the manifest's ``graphs`` and ``precision``.
+
+    Parameters
+    ----------
+    weights : arrays under ``first_stage.``, ``condition.`` and ``transformer.``, read as they are written.
+    """
+    graphs: dict[str, GraphFile] = {}
+    precisions: dict[str, str] = {}
+
+    def write_autoencoder(stage: AutoencoderSpec, prefix: str, names: Sequence[str], codebook: str) -> None:
+        part = _Prefixed(weights, prefix)
+        for name in names:
+            say(name)
+            build = decoder_graph if name == "decoder" else encoder_graph
+            model = build(stage, part, weight_dtype="fp16" if precision == "int8" else "fp32")
+            (folder / f"{name}.onnx").write_bytes(model.SerializeToString())
+            graphs[name] = GraphFile(file=f"{name}.onnx")
+            precisions[name] = HALF_WEIGHTS if precision == "int8" else "fp32"
+        key = "quantize.embed.weight" if stage.quantizer == "gumbel" else "quantize.embedding.weight"
+        np.save(folder / codebook, np.ascontiguousarray(part[key], dtype=np.float32))
+
+    write_autoencoder(spec.autoencoder, "first_stage.", ("encoder", "decoder"), "codebook.npy")
+    if spec.condition is not None and spec.condition.autoencoder is not None:
+        write_autoencoder(spec.condition.autoencoder, "condition.", ("condition_encoder",), "condition_codebook.npy")
+    if spec.transformer is not None:
+        say("transformer")
+        files = transformer_graph(spec.transformer, weights, precision="int8" if precision == "int8" else "fp32").save(
+            folder / "transformer.onnx"
+        )
+        graphs["transformer"] = GraphFile(file=files[0].name, data_file=files[1].name)
+        precisions["transformer"] = precision
+    return graphs, precisions
+
+
+class _Prefixed(Mapping[str, Any]):
+    """Weights whose keys begin with a prefix, under their keys without it."""
+
+    def __init__(self, weights: Mapping[str, Any], prefix: str) -> None:
+        self._weights, self._prefix = weights, prefix
+
+    def __getitem__(self, key: str) -> Any:
+        return self._weights[self._prefix + key]
+
+    def __iter__(self) -> Any:
+        return (key.removeprefix(self._prefix) for key in self._weights if key.startswith(self._prefix))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+def _sampling_defaults(
+    spec: ModelSpec, temperature: float | None, top_k: int | None, top_p: float | None
+) -> SamplingDefaults:
+    is_class = spec.condition is not None and spec.condition.kind == "class"
+    vocab = spec.transformer.vocab_size if spec.transformer is not None else 1
+    default_k = min(600, vocab) if is_class else max(1, min(250, vocab // 4))
+    return SamplingDefaults(
+        temperature=1.0 if temperature is None else temperature,
+        top_k=default_k if top_k is None else top_k,
+        top_p=(0.92 if is_class else None) if top_p is None else top_p,
+    )
+
+
+def _made_by(checkpoint: Checkpoint) -> MadeBy:
+    return MadeBy(version=trt_vqgan.__version__, checkpoint=checkpoint.source, checkpoint_sha256=checkpoint.sha256())
+
+
+def _check_target(target: Path, overwrite: bool) -> None:
+    if not target.exists():
+        return
+    if not overwrite:
+        raise ExportError(f"{target} exists; choose another folder, or overwrite it (--overwrite)")
+    if not (target / "manifest.json").is_file():
+        raise ExportError(f"{target} exists and is no bundle, so it won't be overwritten; choose another folder")
+
+
+def _replace(folder: Path, target: Path) -> None:
+    """Rename ``folder`` to ``target``; an older bundle there goes away only once the new one stands."""
+    if target.exists():
+        old = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".old", dir=target.parent))
+        target.rename(old / target.name)
+        try:
+            folder.rename(target)
+        except OSError:
+            (old / target.name).rename(target)
+            raise
+        finally:
+            shutil.rmtree(old, ignore_errors=True)
+    else:
+        folder.rename(target)

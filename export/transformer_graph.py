@@ -1,0 +1,222 @@
+"""The GPT as one ONNX graph that serves prefill, decode step and teacher-forced logits on the CPU.
+
+Inputs and outputs (B rows, T tokens a row in this run, S visible cache positions, R rows of logits):
+
+=============== ======= ================= ==========================================================
+``tokens``      int64   (B, T)            what is appended
+``positions``   int64   (B, T)            their places in the sequence (for the learned positions)
+``write_at``    int64   (B,)              the first of them, where keys and values are written
+``mask``        float32 (1 or B,1,T,1,S)  additive: 0 where a token sees a position, else -inf
+``rows``        int64   (B, R)            which of the T tokens get logits
+``past_*``      float32 (B,H,1,S,D)       caches, one pair of key and value a layer
+``logits``      float32 (B, R, V)
+``present_*``   float32 (B,H,1,S,D)       the same caches; bind each to the memory of its past
+=============== ======= ================= ==========================================================
+
+Two designs were compared. GroupQueryAttention is one fused node, but ONNX Runtime computes its products by other
+routines when T = 1 than when T > 1, so a prefill and steps differ in the last bits, and it refuses T > 1 after a past
+for more than one row. Here each token's query is a matrix of one row of its own (the axis of length 1), so every score
+and every sum over values comes from the same one-row routine whatever B and T are: codes are bit-equal alone, in
+batches, and through prefill or steps. The dense layers keep that property because their weights are constants, which
+ONNX Runtime packs once for a routine that computes rows independently.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+
+from trt_vqgan.export.graph_builder import ArraySource, GraphBuilder, LazyArray
+from trt_vqgan.export.weight_quantization import BLOCK_SIZE, quantize_blockwise
+from trt_vqgan.spec import TransformerSpec
+
+Precision = Literal["fp32", "int8"]
+
+OPSET = 24  # TensorScatter: in-place writes into a cache
+MICROSOFT = "com.microsoft"
+LAYER_NORM_EPSILON = 1e-5
+
+
+@dataclasses.dataclass(frozen=True)
+class _Writer:
+    builder: GraphBuilder
+    spec: TransformerSpec
+    weights: Mapping[str, ArraySource]
+    precision: Precision
+
+    def array(self, key: str) -> np.ndarray[Any, np.dtype[np.float32]]:
+        return np.asarray(self.weights[f"transformer.{key}"], dtype=np.float32)
+
+    def vector(self, key: str) -> str:
+        return self.builder.weight(key, self.array(key))
+
+    def linear(self, x: str, name: str, weight: LazyArray, bias: ArraySource | None = None) -> str:
+        """Append x (…, K) times weight (N, K) transposed, plus bias (N,)."""
+        rows, columns = weight.shape
+        b = self.builder
+        if self.precision == "int8":
+            inputs = [x, *_quantized(b, name, weight)]
+            if bias is not None:
+                inputs += ["", "", b.weight(f"{name}.bias", bias)]
+            return b.node(
+                "MatMulNBits",
+                inputs,
+                domain=MICROSOFT,
+                K=columns,
+                N=rows,
+                bits=8,
+                block_size=BLOCK_SIZE,
+                accuracy_level=4,
+            )
+        transposed = LazyArray((columns, rows), np.dtype(np.float32), lambda: np.asarray(weight).T)
+        y = b.node("MatMul", [x, b.weight(f"{name}.weight", transposed)])
+        return y if bias is None else b.node("Add", [y, b.weight(f"{name}.bias", bias)])
+
+    def matrix(self, key: str, rows: int, columns: int) -> LazyArray:
+        return LazyArray((rows, columns), np.dtype(np.float32), lambda: self.array(key).reshape(rows, columns))
+
+
+def _quantized(builder: GraphBuilder, name: str, weight: LazyArray) -> list[str]:
+    """Add one matrix as int8 blocks; it is quantised when it is written, once for the codes and once for the scales."""
+    rows, columns = weight.shape
+    blocks = -(-columns // BLOCK_SIZE)
+    codes = LazyArray(
+        (rows, blocks, BLOCK_SIZE), np.dtype(np.uint8), lambda: quantize_blockwise(np.asarray(weight)).codes
+    )
+    scales = LazyArray((rows, blocks), np.dtype(np.float32), lambda: quantize_blockwise(np.asarray(weight)).scales)
+    return [
+        builder.weight(f"{name}.codes", codes),
+        builder.weight(f"{name}.scales", scales, stored=np.float16),
+    ]
+
+
+def transformer_graph(
+    spec: TransformerSpec, weights: Mapping[str, ArraySource], *, precision: Precision = "fp32"
+) -> GraphBuilder:
+    """Return the transformer's graph, its weights still unread.
+
+    Parameters
+    ----------
+    spec : the transformer's sizes.
+    weights : arrays under ``transformer.`` + published key.
+    precision : "fp32", or "int8": weights in blocks of 64 along the inner axis with one scale each (symmetric), while
+        activations are quantised per row and block as they come; embeddings are then stored in float16.
+    """
+    b = GraphBuilder("transformer", opset=OPSET, external=True)
+    w = _Writer(b, spec, weights, precision)
+    heads, size, width = spec.num_heads, spec.head_size, spec.hidden_size
+    cache_shape = ("B", heads, 1, "S", size)
+    b.input("tokens", np.int64, ("B", "T"))
+    b.input("positions", np.int64, ("B", "T"))
+    b.input("write_at", np.int64, ("B",))
+    b.input("mask", np.float32, ("MB", 1, "T", 1, "S"))
+    b.input("rows", np.int64, ("B", "R"))
+    for i in range(spec.num_layers):
+        b.input(f"past_key_{i}", np.float32, cache_shape)
+        b.input(f"past_value_{i}", np.float32, cache_shape)
+
+    token_rows = _embedding(w, "tok_emb.weight", "tokens", spec.vocab_size)
+    x = b.node("Add", [token_rows, _embedding(w, "pos_emb", "positions", spec.max_seq_len)])
+    batch_tokens = b.node("Shape", ["tokens"])
+    query_shape = b.node(
+        "Concat",
+        [
+            b.node("Slice", [batch_tokens, b.constant(np.array([0])), b.constant(np.array([1]))]),
+            b.constant(np.array([heads])),
+            b.node("Slice", [batch_tokens, b.constant(np.array([1])), b.constant(np.array([2]))]),
+            b.constant(np.array([1, size])),
+        ],
+        axis=0,
+    )
+    normed = b.node("LayerNormalization", [x, *_norm(w, "blocks.0.ln1")], epsilon=LAYER_NORM_EPSILON)
+    for i in range(spec.num_layers):
+        attended = _attention(w, i, normed, query_shape)
+        normed, x = _add_and_norm(w, x, attended, f"blocks.{i}.attn.proj.bias", f"blocks.{i}.ln2")
+        hidden = w.linear(normed, f"blocks.{i}.mlp.0", w.matrix(f"blocks.{i}.mlp.0.weight", 4 * width, width))
+        hidden = b.node("BiasGelu", [hidden, w.vector(f"blocks.{i}.mlp.0.bias")], domain=MICROSOFT)
+        out = w.linear(hidden, f"blocks.{i}.mlp.2", w.matrix(f"blocks.{i}.mlp.2.weight", width, 4 * width))
+        if i + 1 < spec.num_layers:
+            normed, x = _add_and_norm(w, x, out, f"blocks.{i}.mlp.2.bias", f"blocks.{i + 1}.ln1")
+        else:
+            x = b.node("Add", [x, b.node("Add", [out, w.vector(f"blocks.{i}.mlp.2.bias")])])
+    # only the rows that are asked for go through the head
+    index = b.node("Unsqueeze", ["rows", b.constant(np.array([2]))])
+    chosen = b.node("GatherND", [x, index], batch_dims=1)
+    normed = b.node("LayerNormalization", [chosen, *_norm(w, "ln_f")], epsilon=LAYER_NORM_EPSILON)
+    b.output(
+        "logits",
+        np.float32,
+        ("B", "R", spec.vocab_size),
+        w.linear(normed, "head", w.matrix("head.weight", spec.vocab_size, width)),
+    )
+    for i in range(spec.num_layers):
+        b.output(f"present_key_{i}", np.float32, cache_shape)
+        b.output(f"present_value_{i}", np.float32, cache_shape)
+    return b
+
+
+def _embedding(w: _Writer, key: str, ids: str, rows: int) -> str:
+    flat = w.matrix(key, rows, w.spec.hidden_size)
+    if w.precision == "fp32":
+        return w.builder.node("Gather", [w.builder.weight(key, flat), ids])
+    half = LazyArray(flat.shape, np.dtype(np.float16), lambda: np.asarray(flat).astype(np.float16))
+    found = w.builder.node(
+        "Gather", [w.builder.weight(key, half), ids]
+    )  # cast after the look-up: the table stays small
+    return w.builder.node("Cast", [found], to=1)
+
+
+def _norm(w: _Writer, name: str) -> list[str]:
+    return [w.vector(f"{name}.weight"), w.vector(f"{name}.bias")]
+
+
+def _add_and_norm(w: _Writer, x: str, update: str, bias: str, norm: str) -> tuple[str, str]:
+    """Return LayerNorm(x + update + bias) and the sum itself, in one node."""
+    outputs = w.builder.node(
+        "SkipLayerNormalization",
+        [x, update, *_norm(w, norm), w.vector(bias)],
+        ["normed", "", "", "residual"],
+        domain=MICROSOFT,
+        epsilon=LAYER_NORM_EPSILON,
+    )
+    return outputs[0], outputs[3]
+
+
+def _attention(w: _Writer, layer: int, normed: str, query_shape: str) -> str:
+    """Append one layer's attention without its output bias: (B, T, width) -> (B, T, width)."""
+    b, spec = w.builder, w.spec
+    heads, size, width = spec.num_heads, spec.head_size, spec.hidden_size
+    scale = np.float32(1.0 / math.sqrt(size))  # folded into the query, so that the product's own factor is 1
+    prefix = f"blocks.{layer}.attn"
+
+    def stacked(kind: str) -> np.ndarray[Any, np.dtype[np.float32]]:
+        query = w.array(f"{prefix}.query.{kind}") * scale
+        return np.concatenate([query, w.array(f"{prefix}.key.{kind}"), w.array(f"{prefix}.value.{kind}")])
+
+    weight = LazyArray((3 * width, width), np.dtype(np.float32), lambda: stacked("weight"))
+    bias = LazyArray((3 * width,), np.dtype(np.float32), lambda: stacked("bias"))
+    qkv = w.linear(normed, f"{prefix}.qkv", weight, bias)
+    split = b.node("Reshape", [qkv, b.constant(np.array([0, 0, 3, heads, 1, size]))])
+    by_part = b.node("Transpose", [split], perm=[2, 0, 3, 4, 1, 5])  # (3, B, H, 1, T, D)
+    q, k, v = b.node("Split", [by_part], 3, axis=0, num_outputs=3)
+    first = b.constant(np.array([0]))
+    caches = []
+    for kind, new in (("key", k), ("value", v)):
+        update = b.node("Squeeze", [new, first])
+        (cache,) = b.node(
+            "TensorScatter",
+            [f"past_{kind}_{layer}", update, "write_at"],
+            [f"present_{kind}_{layer}"],
+            axis=3,
+        )
+        caches.append(cache)
+    query = b.node("Reshape", [q, query_shape])  # (B, H, T, 1, D): every query a matrix of one row
+    scores = b.node("FusedMatMul", [query, caches[0]], domain=MICROSOFT, transB=1)
+    weights = b.node("Softmax", [b.node("Add", [scores, "mask"])], axis=-1)
+    out = b.node("Transpose", [b.node("MatMul", [weights, caches[1]])], perm=[0, 2, 1, 3, 4])
+    merged = b.node("Reshape", [out, b.constant(np.array([0, 0, width]))])
+    return w.linear(merged, f"{prefix}.proj", w.matrix(f"{prefix}.proj.weight", width, width))

@@ -1,0 +1,138 @@
+"""A VQGAN on the CPU: pictures or condition maps to codes, codes to pictures, one picture at a time."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from trt_vqgan.errors import ShapeError
+from trt_vqgan.kernels.reference.nearest_code import nearest_code
+from trt_vqgan.runtime.sessions import open_session
+from trt_vqgan.spec import AutoencoderSpec
+
+Int64Array = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float32]
+ImageArray = npt.NDArray[np.uint8]
+
+
+class Autoencoder:
+    """Encoder and decoder sessions of one VQGAN, each opened when it is first used.
+
+    Pictures run one at a time: a picture's bits then can't depend on its neighbours, memory stays that of one picture,
+    and a picture's convolutions fill all threads by themselves. Safe to call from several threads.
+
+    Parameters
+    ----------
+    spec : the VQGAN.
+    encoder, decoder : their graphs; None where the bundle has none.
+    codebook : float32 (N, D).
+    threads : threads of each session's pool.
+    """
+
+    def __init__(
+        self,
+        spec: AutoencoderSpec,
+        *,
+        encoder: Path | None,
+        decoder: Path | None,
+        codebook: FloatArray,
+        threads: int,
+    ) -> None:
+        self.spec = spec
+        self.codebook = codebook
+        self._paths = {"encoder": encoder, "decoder": decoder}
+        self._threads = threads
+        self._sessions: dict[str, ort.InferenceSession] = {}
+        self._lock = threading.Lock()
+
+    def encode(self, maps: FloatArray) -> Int64Array:
+        """Return the codes of pictures or condition maps.
+
+        Parameters
+        ----------
+        maps : float32 (B, C, H, W) in [-1, 1] (one-hot for labels), H and W multiples of the factor.
+
+        Returns
+        -------
+        int64 (B, h, w)
+
+        Raises
+        ------
+        ShapeError : another number of channels, or sides that are no multiples of the factor.
+        """
+        channels, factor = self.spec.in_channels, self.spec.factor
+        if maps.ndim != 4 or maps.shape[1] != channels or not maps.shape[2] or not maps.shape[3]:
+            raise ShapeError(f"encode: found shape {maps.shape}, wanted (B, {channels}, H, W)")
+        height, width = maps.shape[2:]
+        if height % factor or width % factor:
+            raise ShapeError(
+                f"encode: found {width}x{height} pixels, wanted multiples of {factor}; pad or crop the picture"
+            )
+        codes = np.empty((len(maps), height // factor, width // factor), dtype=np.int64)
+        session = self._session("encoder")
+        for i, picture in enumerate(maps):
+            (latents,) = session.run(None, {"image": np.ascontiguousarray(picture[None], dtype=np.float32)})
+            codes[i] = self.quantize(latents[0])
+        return codes
+
+    def quantize(self, latents: FloatArray) -> Int64Array:
+        """Return codes int64 (h, w) of an encoder's output, float32 (D, h, w) or, with Gumbel, logits (N, h, w)."""
+        if self.spec.quantizer == "gumbel":
+            best: Int64Array = latents.argmax(axis=0)
+            return best
+        depth, height, width = latents.shape
+        rows = np.ascontiguousarray(latents.reshape(depth, -1).T)
+        return nearest_code(rows, self.codebook).reshape(height, width)
+
+    def decode(self, codes: Int64Array) -> ImageArray:
+        """Return pictures uint8 (B, H, W, C) of codes int64 (B, h, w).
+
+        Pixels are (x + 1) x 127.5, clipped and truncated, as published.
+
+        Raises
+        ------
+        ShapeError : another shape, or a code outside the codebook.
+        """
+        size = self.spec.codebook_size
+        if codes.ndim != 3 or not codes.shape[1] or not codes.shape[2]:
+            raise ShapeError(f"decode: found shape {codes.shape}, wanted (B, h, w)")
+        if codes.size and (codes.min() < 0 or codes.max() >= size):
+            raise ShapeError(f"decode: found codes from {codes.min()} to {codes.max()}, wanted 0 to {size - 1}")
+        factor = self.spec.factor
+        shape = (len(codes), codes.shape[1] * factor, codes.shape[2] * factor, self.spec.out_channels)
+        images = np.empty(shape, dtype=np.uint8)
+        session = self._session("decoder")
+        for i, grid in enumerate(codes):
+            (pixels,) = session.run(None, {"codes": np.ascontiguousarray(grid[None], dtype=np.int64)})
+            images[i] = to_uint8(pixels[0])
+        return images
+
+    def close(self) -> None:
+        """Release the sessions."""
+        with self._lock:
+            self._sessions.clear()
+
+    def _session(self, name: str) -> ort.InferenceSession:
+        with self._lock:
+            if name not in self._sessions:
+                path = self._paths[name]
+                if path is None:
+                    raise ShapeError(f"this bundle has no {name} for its {self.spec.modality} codes")
+                # no arena: activations of a whole picture are large, and few
+                self._sessions[name] = open_session(path, threads=self._threads, arena=False)
+            return self._sessions[name]
+
+
+def to_uint8(pixels: FloatArray) -> ImageArray:
+    """Return uint8 (H, W, C) of decoder output float32 (C, H, W): (x + 1) x 127.5 clipped to 0 … 255, truncated."""
+    scaled = (pixels + np.float32(1)) * np.float32(127.5)
+    return np.ascontiguousarray(np.clip(scaled, 0, 255).astype(np.uint8).transpose(1, 2, 0))
+
+
+def from_uint8(images: ImageArray) -> FloatArray:
+    """Return float32 (B, C, H, W) = x / 127.5 - 1 of pictures uint8 (B, H, W, C)."""
+    return np.ascontiguousarray((images.astype(np.float32) / np.float32(127.5) - np.float32(1)).transpose(0, 3, 1, 2))
