@@ -14,7 +14,7 @@ BLOCK_SIZE = 64
 
 @dataclasses.dataclass(frozen=True)
 class QuantizedMatrix:
-    """A matrix (N, K): codes uint8 (N, blocks, 64) around 128, scales float32 (N, blocks) that float16 holds exactly."""
+    """A matrix (N, K): codes uint8 (N, blocks, 64) around 128, scales float32 (N, blocks) exact in float16."""
 
     codes: npt.NDArray[np.uint8]
     scales: npt.NDArray[np.float32]

@@ -100,7 +100,8 @@ def segmentation_map(segmentation: npt.ArrayLike, num_labels: int) -> FloatArray
     one_hot = (
         array[:, None] == np.arange(num_labels, dtype=array.dtype if num_labels < 128 else np.int64)[:, None, None]
     )
-    return one_hot.astype(np.float32)
+    result: FloatArray = one_hot.astype(np.float32)
+    return result
 
 
 def coordinate_tokens(coordinates: npt.ArrayLike, spec: ConditionSpec, vocab_size: int) -> Int64Array:
@@ -124,7 +125,8 @@ def coordinate_tokens(coordinates: npt.ArrayLike, spec: ConditionSpec, vocab_siz
     # summed in the order of the area kernel (row by row inside a cell), so that halves round as published
     means = cells.sum(axis=(2, 4), dtype=np.float32) / np.float32(factor * factor)
     tokens = np.rint(np.clip(means, 0, 1) * np.float32(spec.coordinate_levels)).astype(np.int64)
-    return np.minimum(tokens, vocab_size - 1)
+    clamped: Int64Array = np.minimum(tokens, vocab_size - 1)
+    return clamped
 
 
 def position_coordinates(height: int, width: int) -> FloatArray:

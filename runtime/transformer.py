@@ -123,7 +123,10 @@ class Stepper:
         self._bind()
 
     def step(self, tokens: Int64Array, lengths: Int64Array) -> FloatArray:
-        """Append ``tokens`` int64 (B,) at ``lengths`` int64 (B,); return logits float32 (B, V), valid until the next step."""
+        """Append ``tokens`` int64 (B,) at ``lengths`` int64 (B,) and return logits float32 (B, V).
+
+        The result is a view that the next step overwrites.
+        """
         if self._cache.reserve(int(lengths.max()) + 1):
             self._bind()
         self._tokens[:, 0] = tokens
