@@ -134,7 +134,7 @@ def test_every_layout_reads_the_same_values(tmp_path: Path, layout: str) -> None
 
 @pytest.mark.parametrize("layout", ["project", "safetensors", "legacy"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_other_element_types(tmp_path: Path, layout: str, dtype: torch.dtype) -> None:
+def test_other_element_types(tmp_path: Path, layout: str, dtype: Any) -> None:
     folder = make_checkpoint(tmp_path, kind="class", layout=layout, dtype=dtype)
     _, state = make_state(kind="class")
     checkpoint = open_checkpoint(folder)
