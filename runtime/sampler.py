@@ -102,7 +102,11 @@ def sample_codes(
             f"pictures and positions: found shapes {pictures.shape} and {positions.shape}, wanted ({len(logits)},), "
             "one for each row of logits"
         )
-    return draw_codes(logits, sampling, random=random64(seed, pictures=pictures, positions=positions))
+    if sampling.greedy:  # ten rounds would take longer than the argmax
+        random: UInt64Array = np.zeros(len(logits), dtype=np.uint64)
+    else:
+        random = random64(seed, pictures=pictures, positions=positions)
+    return draw_codes(logits, sampling, random=random)
 
 
 def draw_codes(logits: FloatArray, sampling: Sampling, *, random: UInt64Array) -> Int64Array:
