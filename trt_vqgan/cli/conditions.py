@@ -77,10 +77,15 @@ def check_condition(manifest: Manifest, condition_codes: Path | None, classes: S
         )
     if condition_codes is not None and classes:
         raise click.UsageError("--class and --condition-codes both give the condition, choose one")
-    if condition_codes is None and condition.kind not in ("unconditional", "class"):
+    # A coordinate model makes the coordinates of a whole picture itself.
+    if condition_codes is None and condition.kind in ("autoencoder", "boxes"):
         raise ConditionError(
             f"this model is {model_kind(manifest)} and needs --condition-codes FILE.npz with {condition.num_tokens} "
-            "codes a picture; Pipeline.encode_condition in Python makes them"
+            + (
+                "codes a picture"
+                if condition.kind == "boxes"
+                else "codes a picture; Pipeline.encode_condition makes them"
+            )
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 
 import click
@@ -25,15 +26,18 @@ from trt_vqgan.extras import import_module
     show_default=True,
     help="Of the weights; int8 is smaller and faster.",
 )
+@click.option("--overwrite", is_flag=True, help="Replace an existing bundle.")
 @debug_option
-def export(run: Path, config: Path | None, out: Path, precision: str) -> None:
+def export(run: Path, config: Path | None, out: Path, precision: str, overwrite: bool) -> None:
     """Write the checkpoint RUN_OR_CKPT as a bundle of ONNX graphs.
 
     RUN_OR_CKPT is a folder as the published code leaves it, a .ckpt file, or a .safetensors file. Nothing in it is
     executed.
     """
     exporter = import_module("trt_vqgan.export.exporter")
-    bundle = exporter.export_checkpoint(run, out, config=config, precision=precision)
+    bundle = exporter.export_checkpoint(
+        run, out, config=config, precision=precision, overwrite=overwrite, on_progress=_say_stage
+    )
     click.echo(f"wrote {bundle}")
 
 
@@ -68,6 +72,12 @@ def verify(bundle: Path, run: Path, config: Path | None, as_json: bool) -> None:
         raise ParityError(
             f"{bundle} doesn't compute what {run} computes: {', '.join(broken)} beyond tolerance; export it again"
         )
+
+
+def _say_stage(stage: str) -> None:
+    """Say on a terminal what export is at."""
+    if sys.stderr.isatty():
+        click.echo(f"{stage} …", err=True)
 
 
 def _number(value: float | None) -> str:

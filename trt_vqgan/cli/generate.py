@@ -233,8 +233,8 @@ def _make(
     from trt_vqgan.runtime.image_npz import image_npz
     from trt_vqgan.runtime.images import write_png
 
-    labels = [request.class_of(i) for i in range(request.n)]
-    conditions = [request.condition_of(i) for i in range(request.n)]
+    labels = [label for label in map(request.class_of, range(request.n)) if label is not None]
+    conditions = [row for row in map(request.condition_of, range(request.n)) if row is not None]
     side = pipeline.spec.autoencoder.resolution
     sheet = ContactSheet(request.n, side, side) if grid is not None else None
     written: list[dict[str, Any]] = []
@@ -243,17 +243,14 @@ def _make(
             progress = stack.enter_context(CodesProgress(quiet=quiet))
             add_to_npz = None
             if npz is not None:
-                known = [label for label in labels if label is not None]
                 add_to_npz = stack.enter_context(
-                    image_npz(npz, count=request.n, height=side, width=side, labels=known or None)
+                    image_npz(npz, count=request.n, height=side, width=side, labels=labels or None)
                 )
             stream = pipeline.generate_stream(
                 n=request.n,
                 seed=request.seed,
-                class_id=labels if request.classes else None,
-                condition_codes=np.stack([c for c in conditions if c is not None])
-                if request.condition_codes is not None
-                else None,
+                class_id=labels or None,
+                condition_codes=np.stack(conditions) if conditions else None,
                 temperature=request.temperature,
                 top_k=request.top_k,
                 top_p=request.top_p,

@@ -5,13 +5,19 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from trt_vqgan.cli import options
 from trt_vqgan.cli.conditions import check_condition, class_ids, read_codes
 from trt_vqgan.errors import ConditionError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from trt_vqgan.runtime.pipeline import Pipeline
 
 
 @click.command(short_help="Say how likely a picture's codes are.")
@@ -75,8 +81,8 @@ def score(
 
 
 def _conditions(
-    pipeline: Any, condition_codes: Path | None, classes: tuple[str, ...]
-) -> list[tuple[dict[str, Any], Any]]:
+    pipeline: Pipeline, condition_codes: Path | None, classes: tuple[str, ...]
+) -> list[tuple[dict[str, Any], npt.NDArray[np.int64]]]:
     """Return what is printed of each condition, and the condition as the pipeline takes it, one row."""
     manifest = pipeline.manifest
     if condition_codes is not None:
@@ -84,7 +90,9 @@ def _conditions(
         if len(codes) != 1:
             raise ConditionError(f"{condition_codes}: holds {len(codes)} conditions, wanted one for one picture")
         return [({}, codes)]
-    if manifest.model.condition.kind == "class":
+    condition = manifest.model.condition
+    assert condition is not None, "check_condition lets no bundle without a transformer through"
+    if condition.kind == "class":
         names = manifest.class_names
         return [
             (
@@ -94,4 +102,4 @@ def _conditions(
             for class_id in class_ids(manifest, classes)
         ]
     class_ids(manifest, classes)
-    return [({}, None)]
+    return [({}, pipeline.encode_condition())]
