@@ -12,6 +12,7 @@ import click
 from trt_vqgan.cli import options
 from trt_vqgan.cli.commands import debug_option
 from trt_vqgan.cli.conditions import model_kind
+from trt_vqgan.errors import BackendUnavailableError
 
 if TYPE_CHECKING:
     from trt_vqgan.manifest import Manifest
@@ -93,12 +94,16 @@ def _autoencoder(spec: AutoencoderSpec) -> str:
 
 def _backends() -> dict[str, str]:
     """Return each backend with "yes, …" or "no, …" and the reason."""
-    from importlib import metadata
-
     from trt_vqgan.runtime.threads import available_threads
 
     try:
-        version = metadata.version("onnxruntime")
-    except metadata.PackageNotFoundError:
-        return {"onnxruntime": "no, the package onnxruntime is not installed; `pip install onnxruntime` installs it"}
-    return {"onnxruntime": f"yes, version {version} on the CPU, {available_threads()} threads"}
+        import onnxruntime
+
+        from trt_vqgan.runtime.sessions import check_onnxruntime
+
+        check_onnxruntime()
+    except ImportError as error:
+        return {"onnxruntime": f"no, it can't be imported ({error}); `pip install onnxruntime` installs it"}
+    except BackendUnavailableError as error:
+        return {"onnxruntime": f"no, {error}"}
+    return {"onnxruntime": f"yes, version {onnxruntime.__version__} on the CPU, {available_threads()} threads"}
