@@ -72,7 +72,7 @@ def _find_weights(folder: Path) -> Path:
     for place in (folder / "checkpoints", folder):
         if not place.is_dir():
             continue
-        found = sorted(file for file in place.iterdir() if file.suffix in _WEIGHT_SUFFIXES and file.is_file())
+        found = _files(place, _WEIGHT_SUFFIXES)
         for name in _PREFERRED_WEIGHTS:
             if place / name in found:
                 return place / name
@@ -90,11 +90,7 @@ def _find_configs(places: list[Path], weights: Path) -> tuple[Path, ...]:
     for place in places:
         if not place.is_dir():
             continue
-        found = sorted(
-            file
-            for file in place.iterdir()
-            if file.suffix in (".yaml", ".yml") and not file.stem.endswith("-lightning") and file.is_file()
-        )
+        found = [file for file in _files(place, (".yaml", ".yml")) if not file.stem.endswith("-lightning")]
         projects = tuple(file for file in found if file.stem.endswith("-project"))
         if projects:
             return projects
@@ -109,6 +105,13 @@ def _find_configs(places: list[Path], weights: Path) -> tuple[Path, ...]:
                 "*-project.yaml, model.yaml or config.yaml; give the one you mean as config"
             )
     raise CheckpointError(f"{weights}: found no YAML in {', '.join(str(place) for place in places)}; give its config")
+
+
+def _files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    try:
+        return sorted(file for file in folder.iterdir() if file.suffix in suffixes and file.is_file())
+    except OSError as error:
+        raise CheckpointError(f"{folder} can't be read: {error}") from error
 
 
 def _unique(places: Iterable[Path]) -> list[Path]:
@@ -139,7 +142,19 @@ def _load_yaml(path: Path) -> object:
             return content
         finally:
             loader.dispose()
-    except (yaml.YAMLError, OSError, ValueError, OverflowError, RecursionError, MemoryError) as error:
+    except (
+        yaml.YAMLError,
+        OSError,
+        ValueError,
+        OverflowError,
+        RecursionError,
+        MemoryError,
+        # What PyYAML's constructors raise for a value that contradicts its tag, such as ``!!bool perhaps``.
+        KeyError,
+        IndexError,
+        AttributeError,
+        TypeError,
+    ) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise CheckpointError(f"config {path} can't be read: {reason}") from error
 

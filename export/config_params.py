@@ -32,17 +32,19 @@ class Params:
     def integer(self, name: str, default: Any = _REQUIRED, *, most: int = 1 << 31) -> int:
         """Return a whole number of at most ``most``."""
         value = self.raw(name, default)
-        if isinstance(value, bool) or not isinstance(value, int) or value > most:
+        if isinstance(value, bool) or not isinstance(value, int) or abs(value) > most:
             raise self.wrong(name, f"a whole number of at most {most}")
         return value
 
     def integers(self, name: str, default: Any = _REQUIRED) -> tuple[int, ...]:
-        """Return a list of whole numbers."""
+        """Return a list of whole numbers; at most 16 of at most 2**31, which no model exceeds."""
         value = self.raw(name, default)
         if not isinstance(value, (list, tuple)) or not all(
-            isinstance(item, int) and not isinstance(item, bool) for item in value
+            isinstance(item, int) and not isinstance(item, bool) and abs(item) <= 1 << 31 for item in value
         ):
             raise self.wrong(name, "a list of whole numbers")
+        if len(value) > 16:
+            raise self.wrong(name, "a list of at most 16 numbers")
         return tuple(value)
 
     def number(self, name: str, default: Any = _REQUIRED) -> float:
@@ -90,6 +92,8 @@ class Params:
 def _shown(value: object) -> str:
     """Return a value for a message: plain values as they are, others by their type, so that nothing long is printed."""
     if value is None or isinstance(value, (bool, int, float, str)):
+        if isinstance(value, int) and value.bit_length() > 128:
+            return "a number of more than 128 bits"  # Python refuses to print the longest ones
         text = repr(value)
         return text if len(text) <= 60 else f"{text[:60]}…"
     return f"a {type(value).__name__}"

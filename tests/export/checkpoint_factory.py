@@ -73,8 +73,9 @@ def make_checkpoint(
     ----------
     kind : one of `KINDS`: a first stage alone, or a model with a transformer named after its condition.
     layout : one of `LAYOUTS`; "legacy" is "project" with the container of torch before 1.6.
-    first_stage, condition : overrides for a VQGAN: keys of ``ddconfig``, ``embed_dim``, ``n_embed``, ``target``,
-        other ``params``, and, for the weights, ``used`` (rows of a remapped codebook) and ``conv_shortcut``.
+    first_stage, condition : overrides for a VQGAN: ``kind`` (a key of `FIRST_STAGE_TARGETS`), keys of ``ddconfig``,
+        ``embed_dim``, ``n_embed``, ``target``, other ``params``, and, for the weights, ``used`` (rows of a remapped
+        codebook) and ``conv_shortcut``.
     transformer : overrides for the GPT's ``params``.
     permuter : one of `PERMUTERS`; a random order is stored for it.
     params : overrides for the ``params`` of the model with a transformer, such as ``pkeep``.
@@ -226,6 +227,7 @@ def _autoencoder(
 ) -> tuple[dict[str, Any], AutoencoderSpec, State]:
     """Return the config section, the spec with the full codebook, and the weights of one VQGAN."""
     rest = dict(overrides)
+    kind = rest.pop("kind", kind)
     used = rest.pop("used", None)
     conv_shortcut = rest.pop("conv_shortcut", False)
     target = rest.pop("target", FIRST_STAGE_TARGETS[kind])

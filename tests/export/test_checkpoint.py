@@ -246,6 +246,14 @@ def test_remapped_codebook_is_folded(tmp_path: Path, kind: str) -> None:
         np.testing.assert_array_equal(checkpoint.weights[f"first_stage.{name}"], state[name].numpy()[used])
 
 
+@pytest.mark.parametrize("kind", ["gumbel", "ema"])
+def test_other_first_stages_of_a_model(tmp_path: Path, kind: str) -> None:
+    folder = make_checkpoint(tmp_path, kind="depth", first_stage={"kind": kind}, condition={"kind": kind})
+    checkpoint = open_checkpoint(folder)
+    check_complete(checkpoint)
+    assert checkpoint.spec.autoencoder.quantizer == ("gumbel" if kind == "gumbel" else "nearest")
+
+
 def test_remapped_stages_of_a_model(tmp_path: Path) -> None:
     folder = make_checkpoint(
         tmp_path,
@@ -309,6 +317,9 @@ WRONG_CONFIGS: list[tuple[str, Any, str]] = [
     ("vq", edited(lambda p: p["ddconfig"].update(ch=33)), "no multiple of 32"),
     ("vq", edited(lambda p: p["ddconfig"].update(num_res_blocks=2)), "block.1.* is missing, wanted shape"),
     ("vq", edited(lambda p: p["ddconfig"].update(num_res_blocks=10**9)), "num_res_blocks"),
+    ("vq", edited(lambda p: p["ddconfig"].update(ch_mult=[1] * 99)), "ch_mult is a list, wanted a list of at most 16"),
+    ("vq", edited(lambda p: p["ddconfig"].update(ch_mult=[1 << 40])), "ch_mult"),
+    ("vq", edited(lambda p: p.update(n_embed=1 << 200)), "n_embed is a number of more than 128 bits"),
     ("vq", edited(lambda p: p["ddconfig"].update(attn_resolutions=[])), r"attn\.0.* is unexpected"),
     ("vq", edited(lambda p: p["ddconfig"].update(resamp_with_conv=False)), r"sample\.conv.* is unexpected"),
     ("vq", edited(lambda p: p["ddconfig"].update(surprise=0)), "ddconfig.surprise"),

@@ -120,6 +120,10 @@ def laughs(levels: int, entry: str) -> str:
         ("just text", "found str"),
         ("a: " + "9" * 5000, "can't be read"),
         ("\x00", "can't be read"),
+        ("a: !!bool perhaps", "can't be read"),
+        ("a: !!timestamp perhaps", "can't be read"),
+        ("a: !!int ''", "can't be read"),
+        ("a: !!float perhaps", "can't be read"),
         ("#" * 1_100_000, "no model's config"),
     ],
 )
