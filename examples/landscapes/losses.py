@@ -6,14 +6,30 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from examples.landscapes.light import ROCK, SUN
 
-def reconstruction_loss(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+SUN_WEIGHT = 8.0
+"""Weight of pixels of the sun's disc and its rim: a thousandth of all pixels, and the first that a picture lacks."""
+ROCK_WEIGHT = 1.5
+
+
+def pixel_weights(labels: torch.Tensor) -> torch.Tensor:
+    """Return how much each pixel counts, float32 (B, 1, H, W), for labels uint8 (B, H, W)."""
+    sun = F.max_pool2d((labels == SUN).float()[:, None], 5, stride=1, padding=2)
+    return 1 + (SUN_WEIGHT - 1) * sun + (ROCK_WEIGHT - 1) * (labels == ROCK).float()[:, None] * (1 - sun)
+
+
+def reconstruction_loss(
+    output: torch.Tensor, target: torch.Tensor, weights: torch.Tensor | None = None
+) -> torch.Tensor:
     """Return L1 + gradient L1 + pooled L1 + MSE between pictures float32 (B, C, H, W) in [-1, 1], a scalar.
 
     The gradient term asks for edges where the plain term is content with their mean; the pooled term for the right
-    colour of whole regions.
+    colour of whole regions. Errors are first multiplied by `weights` (B, 1, H, W), where given.
     """
     error = output - target
+    if weights is not None:
+        error = error * weights
     loss = error.abs().mean() + 2.0 * error.square().mean()
     loss = loss + error.diff(dim=3).abs().mean() + error.diff(dim=2).abs().mean()
     for side in (4, 8):
@@ -57,6 +73,7 @@ def output_gradient(
     *,
     adversarial: float,
     matching: float,
+    weights: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the gradient of all losses at the decoder's output (B, C, H, W), and the reconstruction loss.
 
@@ -65,7 +82,7 @@ def output_gradient(
     discriminator, or with both weights 0, it is the reconstruction gradient alone.
     """
     leaf = output.detach().float().requires_grad_()
-    loss = reconstruction_loss(leaf, target)
+    loss = reconstruction_loss(leaf, target, weights)
     (gradient,) = torch.autograd.grad(loss, leaf)
     if discriminator is None or adversarial == matching == 0:
         return gradient, loss.detach()

@@ -1,9 +1,10 @@
 """Train a GPT on codes, given a class, labels or depth, resumable at any time.
 
-    python -m examples.landscapes.train_gpt class CODES/train CODES/held-out RUN --first-stage VQGAN/checkpoint
-    python -m examples.landscapes.train_gpt labels CODES/train CODES/held-out RUN --first-stage VQGAN/checkpoint \\
-        --condition-stage MAPS/checkpoint --train-condition CODES/train-labels \\
-        --held-out-condition CODES/held-out-labels
+    python -m examples.landscapes.train_gpt class RUN --first-stage VQGAN/checkpoint \\
+        --train CODES/train CODES/train-more --held-out CODES/held-out
+    python -m examples.landscapes.train_gpt labels RUN --first-stage VQGAN/checkpoint \\
+        --condition-stage MAPS/checkpoint --train CODES/train --train-condition CODES/train-labels \\
+        --held-out CODES/held-out --held-out-condition CODES/held-out-labels
 
 The sequence is [condition tokens, picture codes]; the loss is on picture codes only. A class model has one token: the
 scene's kind, or, for a tenth of the sequences, the null class, so that it is the unconditional model too.
@@ -65,16 +66,28 @@ class Sequences:
         return int(self.conditions.shape[2])
 
 
-def read_sequences(codes: Path, condition: Path | None) -> Sequences:
-    """Return sequences of folders that encode_codes wrote; without `condition` the class is one."""
-    pictures = np.load(codes / "codes.npy")
-    n = len(pictures)
-    if condition is None:
-        kinds = np.load(codes / "kinds.npy").astype(np.uint16)
-        conditions = np.repeat(kinds[:, None, None], 2, axis=1)
+def read_sequences(codes: list[Path], conditions: list[Path] | None) -> Sequences:
+    """Return sequences of folders that encode_codes wrote, one after another; without `conditions` the class is one.
+
+    Raises ValueError for a folder that is not fully encoded, or condition folders that don't match the codes'.
+    """
+    pictures = np.concatenate([_read_codes(folder) for folder in codes])
+    if conditions is None:
+        kinds = np.concatenate([np.load(folder / "kinds.npy") for folder in codes]).astype(np.uint16)
+        tokens = np.repeat(kinds[:, None, None], 2, axis=1)
     else:
-        conditions = np.load(condition / "codes.npy").reshape(n, 2, -1)
-    return Sequences(codes=pictures.reshape(n, 2, -1), conditions=conditions, is_class=condition is None)
+        tokens = np.concatenate([_read_codes(folder) for folder in conditions])
+    if len(tokens) != len(pictures):
+        raise ValueError(f"{len(tokens)} conditions for {len(pictures)} pictures; encode the same sets for both")
+    return Sequences(codes=pictures, conditions=tokens, is_class=conditions is None)
+
+
+def _read_codes(folder: Path) -> NDArray[np.uint16]:
+    done = np.load(folder / "done.npy")
+    if not done.all():
+        raise ValueError(f"{folder}: {int(done.sum())} of {len(done)} chunks are encoded; run encode_codes again")
+    codes: NDArray[np.uint16] = np.load(folder / "codes.npy")
+    return codes.reshape(len(codes), 2, -1)
 
 
 def gpt_spec(sequences: Sequences, *, layers: int, width: int) -> TransformerSpec:
@@ -225,13 +238,13 @@ def main() -> None:
     """Parse the command line and train."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("condition", choices=("class", *MAPS))
-    parser.add_argument("train", type=Path)
-    parser.add_argument("held_out", type=Path)
     parser.add_argument("run", type=Path)
+    parser.add_argument("--train", type=Path, nargs="+", required=True, help="folders of codes")
+    parser.add_argument("--held-out", type=Path, nargs="+", required=True)
+    parser.add_argument("--train-condition", type=Path, nargs="+", help="folders of the same sets' condition codes")
+    parser.add_argument("--held-out-condition", type=Path, nargs="+")
     parser.add_argument("--first-stage", type=Path, required=True)
     parser.add_argument("--condition-stage", type=Path)
-    parser.add_argument("--train-condition", type=Path)
-    parser.add_argument("--held-out-condition", type=Path)
     parser.add_argument("--start", type=Path, help="checkpoint folder whose transformer of the same size to begin with")
     parser.add_argument("--steps", type=int, default=6000, help="where training ends; may change on resuming")
     parser.add_argument("--layers", type=int, default=6)
@@ -241,8 +254,9 @@ def main() -> None:
     parser.add_argument("--measure-count", type=int, default=100)
     parser.add_argument("--export", action="store_true", help="write the checkpoint of the present state and stop")
     options = parser.parse_args()
-    if (options.condition == "class") != (options.condition_stage is None):
-        parser.error("labels and depth need --condition-stage, a class takes none")
+    for given in (options.condition_stage, options.train_condition, options.held_out_condition):
+        if (options.condition == "class") != (given is None):
+            parser.error("labels and depth need --condition-stage and both condition folders, a class takes none")
     train = read_sequences(options.train, options.train_condition)
     held_out = read_sequences(options.held_out, options.held_out_condition)
     spec = gpt_spec(train, layers=options.layers, width=options.width)

@@ -20,7 +20,7 @@ from PIL import Image
 
 from examples.landscapes.codebook import Codebook
 from examples.landscapes.dataset import LandscapeSet, open_set
-from examples.landscapes.losses import PatchDiscriminator
+from examples.landscapes.losses import PatchDiscriminator, pixel_weights
 from examples.landscapes.published_layout import autoencoder_config, read_weights, write_checkpoint
 from examples.landscapes.training_state import Average, Run, Workers, load_state, save_state, sum_gradients
 from examples.landscapes.vqgan_step import (
@@ -132,18 +132,25 @@ class VqganTraining:
         self.optimizer.load_state_dict(state["optimizer"])
         self.adversary_optimizer.load_state_dict(state["adversary_optimizer"])
 
-    def _batches(self, step: int) -> list[torch.Tensor]:
+    def _batches(self, step: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
         rng = np.random.default_rng((1, step))
         side, size = self.recipe.crop_side, self.train.images.shape[1]
         crops = []
         for row in rng.integers(len(self.train.images), size=self.recipe.crops):
             top, left = rng.integers(size - side + 1, size=2)
-            crops.append(self.train.images[row, top : top + side, left : left + side])
-        whole = self.train.images[rng.integers(len(self.train.images), size=self.recipe.whole)]
-        batches = [to_tensor(np.stack(crops)), to_tensor(whole)]
-        return [
-            torch.where(torch.from_numpy(rng.random(len(b)) < 0.5)[:, None, None, None], b.flip(3), b) for b in batches
+            window = (row, slice(top, top + side), slice(left, left + side))
+            crops.append((self.train.images[window], self.train.labels[window]))
+        whole = [
+            (self.train.images[r], self.train.labels[r])
+            for r in rng.integers(len(self.train.images), size=self.recipe.whole)
         ]
+        batches = []
+        for pictures in (crops, whole):
+            images, labels = (np.stack(part) for part in zip(*pictures, strict=True))
+            flips = rng.random(len(images)) < 0.5
+            images[flips], labels[flips] = images[flips, :, ::-1], labels[flips, :, ::-1]
+            batches.append((to_tensor(images), pixel_weights(torch.from_numpy(labels))))
+        return batches
 
     def advance(self, step: int) -> dict[str, float]:
         """Take one step and return its losses."""
@@ -154,11 +161,11 @@ class VqganTraining:
         ramp = min(max(step - recipe.adversary_from, 0) / recipe.adversary_ramp, 1.0)
         quantize = step >= recipe.codebook_from
 
-        def work(images: torch.Tensor) -> MicroBatch:
+        def work(batch: tuple[torch.Tensor, torch.Tensor]) -> MicroBatch:
             return picture_gradients(
                 self.model,
                 self.codebook,
-                images,
+                *batch,
                 share=0.5,
                 discriminator=self.discriminator,
                 adversarial=recipe.adversarial * ramp,

@@ -6,6 +6,7 @@ and when another process holds a core each wait costs a scheduler's time slice (
 
 from __future__ import annotations
 
+import argparse
 import json
 import signal
 import time
@@ -178,3 +179,17 @@ class Run:
 
     def _on_signal(self, number: int, frame: object) -> None:
         self._stop = True
+
+
+def main() -> None:
+    """Write a state at half its size."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("state", type=Path)
+    parser.add_argument("compact", type=Path)
+    options = parser.parse_args()
+    save_state(options.compact, compact(torch.load(options.state, map_location="cpu", weights_only=True)))
+    print(f"{options.compact}: {options.compact.stat().st_size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()

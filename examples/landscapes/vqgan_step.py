@@ -73,6 +73,7 @@ def picture_gradients(
     model: Autoencoder,
     codebook: Codebook,
     images: torch.Tensor,
+    weights: torch.Tensor | None,
     *,
     share: float,
     discriminator: PatchDiscriminator | None,
@@ -80,9 +81,14 @@ def picture_gradients(
     matching: float,
     quantize: bool = True,
 ) -> MicroBatch:
-    """Return the gradients of one micro-batch of pictures, weighted by its `share` of the step."""
+    """Return the gradients of one micro-batch of pictures, weighted by its `share` of the step.
+
+    `images` is float32 (B, 3, H, W), `weights` (B, 1, H, W) how much each pixel counts.
+    """
     output, commitment, latents, codes = quantized_forward(model, codebook, images, quantize=quantize)
-    gradient, loss = output_gradient(output, images, discriminator, adversarial=adversarial, matching=matching)
+    gradient, loss = output_gradient(
+        output, images, discriminator, adversarial=adversarial, matching=matching, weights=weights
+    )
     gradients = torch.autograd.grad(
         [output, commitment], trained_parameters(model), [share * gradient, torch.tensor(share * COMMITMENT)]
     )
