@@ -1,0 +1,146 @@
+"""The transformer engine against the reference module, and against itself: batches, order, prefill and steps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from tests.runtime.small_models import SmallModel, make_model, random_tokens
+from tests.tolerances import LOGITS_FP32, LOGITS_INT8_SMALL
+from trt_vqgan.errors import BundleError
+from trt_vqgan.runtime.transformer import TransformerEngine, prefix_mask
+
+SIZES = [
+    {},
+    {"num_heads": 1, "hidden_size": 104},  # head size 104
+    {"num_heads": 4, "hidden_size": 64},  # head size 16
+    {"num_heads": 3, "hidden_size": 60, "num_layers": 1},  # no multiple of a quantisation block
+    {"num_unmasked": 7},
+    {"num_unmasked": 150},
+    {"vocab_size": 1, "num_layers": 1},
+]
+
+
+@pytest.fixture(scope="module", params=["fp32", "int8"])
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> SmallModel:
+    return make_model(tmp_path_factory.mktemp("model"), precision=request.param)
+
+
+def all_rows(model: SmallModel, tokens: np.ndarray) -> np.ndarray:
+    cache = model.engine.new_cache(batch=len(tokens), capacity=tokens.shape[1])
+    return model.engine.prefill(cache, tokens, rows=np.arange(tokens.shape[1]))
+
+
+def by_steps(model: SmallModel, tokens: np.ndarray, start: int) -> np.ndarray:
+    """Return the logits of positions start - 1 …, the first ``start`` of them filled at once."""
+    batch, length = tokens.shape
+    cache = model.engine.new_cache(batch=batch, capacity=length)
+    logits = [model.engine.prefill(cache, tokens[:, :start], rows=np.array([start - 1]))[:, 0]]
+    stepper = model.engine.stepper(cache)
+    for i in range(start, length):
+        logits.append(stepper.step(tokens[:, i], np.full(batch, i)).copy())
+    return np.stack(logits, axis=1)
+
+
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+def test_prefill_matches_the_reference(tmp_path: Path, sizes: dict[str, int]) -> None:
+    model = make_model(tmp_path, **sizes)
+    tokens = random_tokens(model.spec, 3, 130)
+    np.testing.assert_allclose(all_rows(model, tokens), model.reference_logits(tokens), atol=LOGITS_FP32, rtol=0)
+
+
+def test_int8_stays_near_the_reference(tmp_path: Path) -> None:
+    model = make_model(tmp_path, precision="int8", hidden_size=128)
+    tokens = random_tokens(model.spec, 2, 70)
+    found, wanted = all_rows(model, tokens), model.reference_logits(tokens)
+    assert np.abs(found - wanted).max() <= LOGITS_INT8_SMALL * np.abs(wanted).max()
+    assert not np.allclose(found, wanted, atol=LOGITS_FP32), "int8 that equals fp32 has not been quantised"
+
+
+@pytest.mark.parametrize("start", [1, 2, 63, 64, 65, 128])
+def test_steps_equal_prefill_to_the_bit(model: SmallModel, start: int) -> None:
+    tokens = random_tokens(model.spec, 2, 140)
+    np.testing.assert_array_equal(by_steps(model, tokens, start), all_rows(model, tokens)[:, start - 1 :])
+
+
+@pytest.mark.parametrize("batch", [2, 8, 64])
+def test_rows_do_not_depend_on_the_batch(model: SmallModel, batch: int) -> None:
+    tokens = random_tokens(model.spec, batch, 70)
+    together = by_steps(model, tokens, 3)
+    order = np.random.default_rng(1).permutation(batch)
+    np.testing.assert_array_equal(by_steps(model, tokens[order], 3), together[order])
+    for row in (0, batch - 1):
+        np.testing.assert_array_equal(by_steps(model, tokens[row : row + 1], 3)[0], together[row])
+
+
+def test_rows_may_stand_at_different_lengths(model: SmallModel) -> None:
+    lengths = np.array([1, 40, 64, 100])
+    tokens = random_tokens(model.spec, 4, 110)
+    cache = model.engine.new_cache(batch=4, capacity=110)
+    cache.reserve(110)
+    for row, length in enumerate(lengths):
+        alone = model.engine.new_cache(batch=1, capacity=110)
+        model.engine.prefill(alone, tokens[row : row + 1, :length], rows=np.array([length - 1]))
+        alone.reserve(110)
+        for index in range(2 * model.spec.num_layers):
+            cache.view(index)[row, :, :, :length] = alone.view(index)[0, :, :, :length]
+    found = model.engine.stepper(cache).step(tokens[np.arange(4), lengths], lengths)
+    for row, length in enumerate(lengths):
+        wanted = all_rows(model, tokens[row : row + 1, : length + 1])[0, -1]
+        np.testing.assert_array_equal(found[row], wanted)
+
+
+def test_a_large_prefill_is_split_without_a_trace(model: SmallModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens = random_tokens(model.spec, 5, 80)
+    whole = all_rows(model, tokens)
+    whole_cache = model.engine.new_cache(batch=5, capacity=80)
+    model.engine.prefill(whole_cache, tokens, rows=np.array([79]))
+    monkeypatch.setattr("trt_vqgan.runtime.transformer.SCORE_BYTES", 2 * model.spec.num_heads * 80 * 128 * 4)
+    np.testing.assert_array_equal(all_rows(model, tokens), whole)
+    split_cache = model.engine.new_cache(batch=5, capacity=80)
+    model.engine.prefill(split_cache, tokens, rows=np.array([79]))
+    for index in range(2 * model.spec.num_layers):
+        np.testing.assert_array_equal(split_cache.view(index)[..., :80, :], whole_cache.view(index)[..., :80, :])
+
+
+def test_a_wrong_mask_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A planted fault: positions that don't see themselves must break parity."""
+    model = make_model(tmp_path)
+    tokens = random_tokens(model.spec, 1, 20)
+
+    def strict(length: int, visible: int, num_unmasked: int) -> np.ndarray:
+        mask = prefix_mask(length, visible, num_unmasked).copy()
+        mask[0, 0, np.arange(1, length), 0, np.arange(1, length)] = -np.inf
+        return mask
+
+    monkeypatch.setattr("trt_vqgan.runtime.transformer.prefix_mask", strict)
+    assert not np.allclose(all_rows(model, tokens), model.reference_logits(tokens), atol=LOGITS_FP32, rtol=0)
+
+
+def test_the_cache_is_written_in_place(model: SmallModel) -> None:
+    cache = model.engine.new_cache(batch=1, capacity=64)
+    tokens = random_tokens(model.spec, 1, 5)
+    model.engine.prefill(cache, tokens, rows=np.array([4]))
+    for index in range(2 * model.spec.num_layers):
+        written = np.abs(cache.view(index)).sum(axis=(0, 1, 2, 4))
+        assert (written[:5] > 0).all()
+        assert (written[5:] == 0).all()
+
+
+def test_weights_are_external_and_aligned(tmp_path: Path) -> None:
+    make_model(tmp_path)
+    graph = onnx.load(tmp_path / "transformer.onnx", load_external_data=False).graph
+    external = [t for t in graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL]
+    assert sum(int(np.prod(t.dims)) for t in external) > 0.99 * sum(int(np.prod(t.dims)) for t in graph.initializer)
+    assert (tmp_path / "transformer.onnx").stat().st_size < 100_000
+
+
+def test_a_damaged_graph_is_one_clear_error(tmp_path: Path) -> None:
+    model = make_model(tmp_path)
+    path = tmp_path / "transformer.onnx"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(BundleError, match=r"transformer\.onnx.*export the bundle again"):
+        TransformerEngine(path, model.spec, threads=1)
