@@ -39,5 +39,11 @@ def test_devices_are_not_replaced() -> None:
     assert not Path("/dev/null").is_file()
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_is_told_with_the_name() -> None:
+    with pytest.raises(OSError, match="/dev/full"):
+        write_bytes("/dev/full", b"content")
+
+
 def test_long_names(tmp_path: Path) -> None:
     write_bytes(tmp_path / ("a" * 255), b"content")

@@ -26,23 +26,22 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     path = Path(path)
     if path.is_dir():
         raise IsADirectoryError(21, "is a folder, wanted a file name", str(path))
-    if path.exists() and not path.is_file():
-        with path.open("wb") as file:
-            yield file
-        return
     # The name is short whatever the target's: a long one plus a suffix could exceed what the file system takes.
     temporary = path.with_name(f".trt-vqgan.{os.getpid()}.{next(_SERIAL)}.tmp")
     try:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("xb") as file:
+        if path.exists() and not path.is_file():
+            with path.open("wb") as file:
                 yield file
-            temporary.replace(path)
-        except OSError as error:
-            if error.filename is None or error.filename == str(temporary):
-                error.filename = str(path)
-                error.filename2 = None
-            raise
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("xb") as file:
+            yield file
+        temporary.replace(path)
+    except OSError as error:
+        if error.filename is None or error.filename == str(temporary):
+            error.filename = str(path)
+            error.filename2 = None
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

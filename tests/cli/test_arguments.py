@@ -71,6 +71,12 @@ def test_wrong_arguments(arguments: list[str], message: str) -> None:
     assert message in one_error_line(result)
 
 
+def test_no_arguments_shows_help() -> None:
+    result = run()
+    assert result.exit_code == 2
+    assert result.stderr.startswith("Usage: ")
+
+
 @pytest.mark.parametrize("command", ["generate", "reconstruct", "encode", "score", "info"])
 def test_missing_bundle(tmp_path: Path, command: str) -> None:
     write_png(tmp_path / "a.png", np.zeros((8, 8, 3), np.uint8))

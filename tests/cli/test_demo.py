@@ -153,6 +153,11 @@ def test_score_prefers_the_right_class(demo_bundle: Path, made: tuple[Path, dict
     assert one[0]["bits_per_code"] == pytest.approx(one[0]["nll_nats"] / GRID**2 / np.log(2))
 
 
+def test_score_of_another_size(demo_bundle: Path, tmp_path: Path) -> None:
+    write_png(tmp_path / "a.png", np.zeros((SIDE, SIDE + 8, 3), np.uint8))
+    assert "136 x 128 pixels, this model scores pictures of 128 x 128" in fail("score", demo_bundle, tmp_path / "a.png")
+
+
 def test_info(demo_bundle: Path) -> None:
     text = succeed("info", demo_bundle).stdout
     assert "mountain-lake, green-hills, desert, winter, sea-sunset" in text

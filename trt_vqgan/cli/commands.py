@@ -42,8 +42,10 @@ class Commands(click.Group):
             if "--debug" in arguments and not isinstance(error, click.ClickException):
                 raise
             status, line = _ending(error)
-            if line:
-                with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):
+                if isinstance(error, click.exceptions.NoArgsIsHelpError):
+                    click.echo(error.format_message(), err=True)
+                elif line:
                     click.echo(" ".join(line.split()), err=True)
         sys.exit(status)
 

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from trt_vqgan.runtime.pipeline import Progress
 
 DELAY_SECONDS = 2.0
+REDRAW_SECONDS = 0.2
 
 
 class CodesProgress:
@@ -34,8 +35,16 @@ class CodesProgress:
             if self._bar is None:
                 from tqdm import tqdm
 
+                # A step of the model takes long enough that drawing costs nothing: every one may be drawn.
                 self._bar = tqdm(
-                    total=progress.total_codes, unit="codes", unit_scale=True, delay=DELAY_SECONDS, leave=False
+                    total=progress.total_codes,
+                    unit="codes",
+                    unit_scale=True,
+                    delay=DELAY_SECONDS,
+                    mininterval=REDRAW_SECONDS,
+                    miniters=1,
+                    leave=False,
+                    file=sys.stderr,
                 )
             self._bar.set_postfix_str(f"{progress.pictures_done} pictures", refresh=False)
             self._bar.update(progress.done_codes - self._bar.n)

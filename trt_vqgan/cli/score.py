@@ -11,7 +11,7 @@ import click
 
 from trt_vqgan.cli import options
 from trt_vqgan.cli.conditions import check_condition, class_ids, read_codes
-from trt_vqgan.errors import ConditionError
+from trt_vqgan.errors import ConditionError, ImageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,6 +45,12 @@ def score(
     with options.open_bundle(bundle, backend=backend, threads=threads) as pipeline:
         manifest = pipeline.manifest
         check_condition(manifest, condition_codes, classes)
+        side = pipeline.spec.autoencoder.resolution
+        if picture.shape[:2] != (side, side):
+            raise ImageError(
+                f"{image}: has {picture.shape[1]} x {picture.shape[0]} pixels, this model scores pictures of "
+                f"{side} x {side}; scale or crop it first"
+            )
         codes = pipeline.encode(picture[None])
         rows: list[dict[str, Any]] = []
         for row, condition in _conditions(pipeline, condition_codes, classes):
