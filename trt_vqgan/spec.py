@@ -15,6 +15,7 @@ from typing import Any, Literal
 from trt_vqgan.errors import SpecError
 
 QuantizerKind = Literal["nearest", "gumbel"]
+GumbelInput = Literal["quant_conv", "encoder"]
 Modality = Literal["image", "depth", "segmentation"]
 ConditionKind = Literal["unconditional", "class", "coordinates", "boxes", "autoencoder"]
 
@@ -39,7 +40,8 @@ class AutoencoderSpec:
     resolution : side of the training picture, pixels.
     z_channels, code_dim : channels of the encoder's output and of a codebook entry.
     codebook_size : entries that can be coded (after remapping).
-    resample_with_conv, conv_shortcut, mid_attention : variants of the published blocks.
+    resample_with_conv, conv_shortcut, use_attention : variants of the published blocks.
+    gumbel_input : which layer's output a Gumbel projection reads.
     modality : what the channels mean.
     """
 
@@ -57,6 +59,7 @@ class AutoencoderSpec:
     resample_with_conv: bool = True
     conv_shortcut: bool = False
     use_attention: bool = True
+    gumbel_input: GumbelInput = "quant_conv"
     modality: Modality = "image"
 
     def __post_init__(self) -> None:
@@ -273,9 +276,7 @@ def _value(hint: Any, value: object, where: str) -> Any:
     if origin is dict:
         if not isinstance(value, Mapping):
             raise SpecError(f"{where}: found {type(value).__name__}, wanted an object")
-        return {
-            _value(args[0], key, where): _value(args[1], item, f"{where}[{key!r}]") for key, item in value.items()
-        }
+        return {_value(args[0], key, where): _value(args[1], item, f"{where}[{key!r}]") for key, item in value.items()}
     if dataclasses.is_dataclass(hint):
         return from_dict(typing.cast(type[Any], hint), value, where)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
