@@ -56,7 +56,8 @@ def encoder_graph(
             side //= 2
     x = layers.middle(x, "encoder.mid")
     x = layers.conv(layers.swish(layers.norm(x, "encoder.norm_out")), "encoder.conv_out")
-    x = layers.conv(x, "quant_conv")
+    if spec.quantizer != "gumbel" or spec.gumbel_input == "quant_conv":
+        x = layers.conv(x, "quant_conv")
     if spec.quantizer == "gumbel":
         x = layers.conv(x, "quantize.proj")
         layers.graph.output("logits", np.float32, ["B", spec.codebook_size, "h", "w"], x)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import tempfile
@@ -15,6 +16,7 @@ import trt_vqgan
 from trt_vqgan.errors import ExportError
 from trt_vqgan.export.autoencoder_graph import decoder_graph, encoder_graph
 from trt_vqgan.export.checkpoint import Checkpoint, open_checkpoint
+from trt_vqgan.export.gumbel_input import choose_gumbel_input
 from trt_vqgan.export.transformer_graph import transformer_graph
 from trt_vqgan.manifest import (
     GraphFile,
@@ -77,18 +79,24 @@ def export_checkpoint(
     say = on_progress or (lambda stage: None)
     say("reading")
     checkpoint = open_checkpoint(Path(run), config=None if config is None else Path(config))
+    spec = checkpoint.spec
+    if spec.autoencoder.quantizer == "gumbel":
+        evidence = choose_gumbel_input(spec.autoencoder, checkpoint.weights, prefix="first_stage.")
+        say(evidence.told)
+        autoencoder = dataclasses.replace(spec.autoencoder, gumbel_input=evidence.chosen)
+        spec = dataclasses.replace(spec, autoencoder=autoencoder)
     target.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
     try:
-        graphs, precisions = write_graphs(folder, checkpoint.spec, checkpoint.weights, precision=precision, say=say)
+        graphs, precisions = write_graphs(folder, spec, checkpoint.weights, precision=precision, say=say)
         say("hashing")
         manifest = Manifest(
-            model=checkpoint.spec,
+            model=spec,
             graphs=graphs,
             files=record_files(folder),
             made_by=_made_by(checkpoint),
             precision=precisions,
-            sampling=_sampling_defaults(checkpoint.spec, temperature, top_k, top_p),
+            sampling=_sampling_defaults(spec, temperature, top_k, top_p),
             class_names=tuple(class_names),
             null_class=null_class,
             licence=licence,

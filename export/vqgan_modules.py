@@ -263,7 +263,7 @@ class Autoencoder(nn.Module):
 
     def __init__(self, spec: AutoencoderSpec) -> None:
         super().__init__()
-        if spec.quantizer == "gumbel" and spec.z_channels != spec.code_dim:
+        if spec.quantizer == "gumbel" and spec.gumbel_input == "quant_conv" and spec.z_channels != spec.code_dim:
             raise SpecError(
                 f"Gumbel quantizer: z_channels {spec.z_channels} and code_dim {spec.code_dim} differ, wanted equal; "
                 "the published projection reads z_channels of the quant_conv's code_dim outputs"
@@ -281,8 +281,12 @@ class Autoencoder(nn.Module):
 
         Latents float32 (B, D, h, w), or for a Gumbel quantizer logits float32 (B, N, h, w).
         """
-        z: torch.Tensor = self.quant_conv(self.encoder(images))
-        if isinstance(self.quantize, GumbelQuantizer):
+        z: torch.Tensor = self.encoder(images)
+        if not isinstance(self.quantize, GumbelQuantizer):
+            z = self.quant_conv(z)
+        elif self.spec.gumbel_input == "quant_conv":
+            z = self.quantize.proj(self.quant_conv(z))
+        else:
             z = self.quantize.proj(z)
         return z
 
