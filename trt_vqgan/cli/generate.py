@@ -97,7 +97,7 @@ class Request:
     metavar="PNG",
     help="Make the picture in this PNG again, from the settings that it carries.",
 )
-@click.option("--batch-size", type=click.IntRange(min=1), help="Pictures made at once; bounds memory.")
+@click.option("--batch-size", type=click.IntRange(min=1), help="Pictures made at once; bounds memory.  [default: 8]")
 @options.running_options
 def generate(
     bundle: Path | None,
