@@ -14,7 +14,9 @@ from onnx import TensorProto, helper
 
 from trt_vqgan.errors import ExportError
 
-ALIGNMENT_BYTES = 4096  # page size: external data can then be mapped in place
+PAGE_BYTES = 4096  # external data at a page boundary can be mapped in place
+SMALL_ALIGNMENT_BYTES = 64  # a cache line, for weights so small that a page each would be mostly padding
+SMALL_BYTES = 16 * PAGE_BYTES
 INLINE_LIMIT_BYTES = (1 << 31) - (1 << 20)  # protobuf refuses a message of 2 GiB
 
 
@@ -63,7 +65,8 @@ class GraphBuilder:
     name : name of the graph.
     opset : version of ai.onnx; other domains that nodes use are imported at version 1.
     external : ``save`` puts weights into ``<file>.data`` beside the model, one at a time, at offsets that are
-        multiples of 4096 bytes; without it they lie inside the model, which must then stay under 2 GiB.
+        multiples of 4096 bytes (64 below 64 KiB); without it they lie inside the model, which then must stay under
+        2 GiB.
     """
 
     def __init__(self, name: str, *, opset: int = 21, external: bool = False) -> None:
@@ -199,7 +202,8 @@ class GraphBuilder:
         tensors = []
         with data_path.open("wb") as file:
             for name, weight in self._weights.items():
-                file.write(b"\0" * (-file.tell() % ALIGNMENT_BYTES))
+                alignment = PAGE_BYTES if weight.num_bytes() >= SMALL_BYTES else SMALL_ALIGNMENT_BYTES
+                file.write(b"\0" * (-file.tell() % alignment))
                 tensor = _tensor(name, weight)
                 tensor.data_location = TensorProto.EXTERNAL
                 place = {"location": data_path.name, "offset": str(file.tell()), "length": str(weight.num_bytes())}

@@ -31,7 +31,7 @@ from typing import Any, Literal
 import numpy as np
 
 from trt_vqgan.export.graph_builder import ArraySource, GraphBuilder, LazyArray
-from trt_vqgan.export.weight_quantization import BLOCK_SIZE, quantize_blockwise
+from trt_vqgan.export.weight_quantization import BLOCK_SIZE, quantize_blockwise, quantize_rows
 from trt_vqgan.spec import TransformerSpec
 
 Precision = Literal["fp32", "int8"]
@@ -104,7 +104,7 @@ def transformer_graph(
     spec : the transformer's sizes.
     weights : arrays under ``transformer.`` + published key.
     precision : "fp32", or "int8": weights in blocks of 64 along the inner axis with one scale each (symmetric), while
-        activations are quantised per row and block as they come; embeddings are then stored in float16.
+        activations are quantised per row and block as they come; embeddings are int8 with a scale a row.
     """
     b = GraphBuilder("transformer", opset=OPSET, external=True)
     w = _Writer(b, spec, weights, precision)
@@ -163,11 +163,12 @@ def _embedding(w: _Writer, key: str, ids: str, rows: int) -> str:
     flat = w.matrix(key, rows, w.spec.hidden_size)
     if w.precision == "fp32":
         return w.builder.node("Gather", [w.builder.weight(key, flat), ids])
-    half = LazyArray(flat.shape, np.dtype(np.float16), lambda: np.asarray(flat).astype(np.float16))
-    found = w.builder.node(
-        "Gather", [w.builder.weight(key, half), ids]
-    )  # cast after the look-up: the table stays small
-    return w.builder.node("Cast", [found], to=1)
+    codes = LazyArray(flat.shape, np.dtype(np.int8), lambda: quantize_rows(np.asarray(flat))[0])
+    scales = LazyArray((rows, 1), np.dtype(np.float32), lambda: quantize_rows(np.asarray(flat))[1])
+    # scaled after the look-up, so that the table stays small in memory too
+    found = w.builder.node("Cast", [w.builder.node("Gather", [w.builder.weight(f"{key}.codes", codes), ids])], to=1)
+    scale = w.builder.weight(f"{key}.scales", scales, stored=np.float16)
+    return w.builder.node("Mul", [found, w.builder.node("Gather", [scale, ids])])
 
 
 def _norm(w: _Writer, name: str) -> list[str]:

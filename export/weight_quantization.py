@@ -1,4 +1,4 @@
-"""Weight-only int8: symmetric blocks along the inner axis."""
+"""Weight-only int8: symmetric, matrices in blocks along the inner axis, embedding tables by row."""
 
 from __future__ import annotations
 
@@ -36,7 +36,21 @@ def quantize_blockwise(matrix: npt.NDArray[Any]) -> QuantizedMatrix:
     padded[:, :columns] = matrix
     grouped = padded.reshape(rows, blocks, BLOCK_SIZE)
     largest = np.abs(grouped).max(axis=2)
-    # a scale below float16's smallest normal number would lose its precision there; such blocks are all but zero
-    scales = np.maximum(largest / 127, 6.2e-5).astype(np.float16).astype(np.float32)
+    scales = _half_scales(largest)
     codes = np.clip(np.rint(grouped / scales[:, :, None]), -127, 127) + 128
     return QuantizedMatrix(codes.astype(np.uint8), scales)
+
+
+def quantize_rows(table: npt.NDArray[Any]) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
+    """Return an embedding table float (N, D) as codes int8 (N, D) and scales float32 (N, 1), exact in float16."""
+    scales = _half_scales(np.abs(table).max(axis=1, keepdims=True))
+    return np.clip(np.rint(table / scales), -127, 127).astype(np.int8), scales
+
+
+def _half_scales(largest: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """Return largest / 127 rounded to float16.
+
+    A scale below float16's smallest normal number would lose its precision there; what it scales is all but zero.
+    """
+    scales: npt.NDArray[np.float32] = np.maximum(largest / 127, 6.2e-5).astype(np.float16).astype(np.float32)
+    return scales

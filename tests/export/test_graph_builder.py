@@ -12,7 +12,7 @@ from trt_vqgan.errors import ExportError
 onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
 
-from trt_vqgan.export.graph_builder import ALIGNMENT_BYTES, GraphBuilder, LazyArray
+from trt_vqgan.export.graph_builder import SMALL_ALIGNMENT_BYTES, GraphBuilder, LazyArray
 
 RNG = np.random.default_rng(0)
 WEIGHT = RNG.standard_normal((5, 3)).astype(np.float32)
@@ -46,11 +46,11 @@ def test_external_weights_are_aligned_and_lean(tmp_path: Path) -> None:
     model_path, data_path = _linear(external=True).save(tmp_path / "linear.onnx")
     model = onnx.load(str(model_path), load_external_data=False)
     places = [{e.key: e.value for e in t.external_data} for t in model.graph.initializer if t.external_data]
-    assert [int(p["offset"]) for p in places] == [0, ALIGNMENT_BYTES]
+    assert [int(p["offset"]) for p in places] == [0, SMALL_ALIGNMENT_BYTES]
     assert {p["location"] for p in places} == {data_path.name}
     data = data_path.read_bytes()
     assert data[: WEIGHT.nbytes] == WEIGHT.tobytes()
-    assert data[ALIGNMENT_BYTES:] == BIAS.tobytes()
+    assert data[SMALL_ALIGNMENT_BYTES:] == BIAS.tobytes()
 
 
 def test_a_lazy_weight_is_read_only_when_written(tmp_path: Path) -> None:
