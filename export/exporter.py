@@ -49,6 +49,7 @@ def export_checkpoint(
     provenance: str | None = None,
     overwrite: bool = False,
     on_progress: OnStage | None = None,
+    on_decision: OnStage | None = None,
 ) -> Path:
     """Write the bundle of a checkpoint and return its folder.
 
@@ -66,6 +67,7 @@ def export_checkpoint(
     licence, provenance : free text that travels with the bundle.
     overwrite : replace an existing bundle at ``out``.
     on_progress : called with the name of each stage as it begins.
+    on_decision : called with a sentence on what was decided from the weights rather than read from the config.
 
     Raises
     ------
@@ -82,7 +84,7 @@ def export_checkpoint(
     spec = checkpoint.spec
     if spec.autoencoder.quantizer == "gumbel":
         evidence = choose_gumbel_input(spec.autoencoder, checkpoint.weights, prefix="first_stage.")
-        say(evidence.told)
+        (on_decision or say)(evidence.told)
         autoencoder = dataclasses.replace(spec.autoencoder, gumbel_input=evidence.chosen)
         spec = dataclasses.replace(spec, autoencoder=autoencoder)
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -13,6 +14,7 @@ from trt_vqgan.cli import options
 from trt_vqgan.cli.commands import debug_option
 from trt_vqgan.errors import ParityError
 from trt_vqgan.extras import import_module
+from trt_vqgan.manifest import read_manifest
 
 
 @click.command(short_help="Write a checkpoint as a bundle (needs torch).")
@@ -26,19 +28,27 @@ from trt_vqgan.extras import import_module
     show_default=True,
     help="Of the weights; int8 is smaller and faster.",
 )
+@click.option("--class-names", metavar="NAME,NAME,…", help="A name a class, in the order of their ids.")
+@click.option("--temperature", type=click.FloatRange(min=0, min_open=True), help="Default of `generate`.")
+@click.option("--top-k", type=click.IntRange(min=1), help="Default of `generate`.")
+@click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), help="Default of `generate`.")
+@click.option("--licence", metavar="TEXT", help="Licence of the weights; travels with the bundle.")
+@click.option("--provenance", metavar="TEXT", help="Where the weights come from; travels with the bundle.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing bundle.")
 @debug_option
-def export(run: Path, config: Path | None, out: Path, precision: str, overwrite: bool) -> None:
+def export(run: Path, config: Path | None, out: Path, class_names: str | None, **settings: Any) -> None:
     """Write the checkpoint RUN_OR_CKPT as a bundle of ONNX graphs.
 
     RUN_OR_CKPT is a folder as the published code leaves it, a .ckpt file, or a .safetensors file. Nothing in it is
     executed.
     """
     exporter = import_module("trt_vqgan.export.exporter")
+    names = [name.strip() for name in class_names.split(",")] if class_names else []
     bundle = exporter.export_checkpoint(
-        run, out, config=config, precision=precision, overwrite=overwrite, on_progress=_say_stage
+        run, out, config=config, class_names=names, on_progress=_say_stage, on_decision=click.echo, **settings
     )
-    click.echo(f"wrote {bundle}")
+    manifest = read_manifest(bundle)
+    click.echo(f"wrote {bundle}: bundle {manifest.bundle_id}, {manifest.size_bytes / 1e6:.1f} MB")
 
 
 @click.command(short_help="Compare a bundle with its checkpoint (needs torch).")
