@@ -199,7 +199,9 @@ def _run(folder: Path, manifest: Manifest, graph: str, feeds: dict[str, npt.NDAr
     onnxruntime = importlib.import_module("onnxruntime")
     path = folder / manifest.graphs[graph].file
     try:
-        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # the caches here are given apart from their updates, which it would warn of
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         output: FloatArray = session.run([session.get_outputs()[0].name], feeds)[0]
     except Exception as error:  # ONNX Runtime raises a family of its own types, all of them derived from Exception
         raise BundleError(f"{path}: can't be run: {str(error).splitlines()[0]}; export the bundle again") from error

@@ -30,3 +30,9 @@ random weights of order one."""
 LOGITS_INT8_SMALL = 0.1
 """int8 logits against PyTorch, over the largest magnitude, for two layers of width 128 with random weights. Measured:
 0.03. Random weights are the worst case: they have no structure that a trained model's margins would give."""
+
+NLL_FP32 = 1e-4
+"""Nats a code of the trained landscape model in fp32 against the published code. Measured: 1e-6."""
+
+NLL_INT8 = 0.01
+"""The same in int8, a picture. Measured: 0.0034 at most, 0.0002 in the mean of ten pictures."""
