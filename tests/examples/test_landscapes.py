@@ -80,10 +80,11 @@ from examples.landscapes.codebook import Codebook
 from examples.landscapes.condition_maps import disparity
 from examples.landscapes.dataset import LandscapeSet
 from examples.landscapes.losses import PatchDiscriminator, output_gradient, reconstruction_loss
-from examples.landscapes.train_gpt import GptTraining, Sequences, gpt_spec
+from examples.landscapes.train_gpt import GptTraining, Sequences, fuse_attention, gpt_spec
 from examples.landscapes.train_vqgan import Recipe, VqganTraining, measure
 from examples.landscapes.training_state import Run, compact, load_state, save_state
-from trt_vqgan.spec import AutoencoderSpec
+from trt_vqgan.export.gpt_modules import GPT
+from trt_vqgan.spec import AutoencoderSpec, TransformerSpec
 
 TINY = AutoencoderSpec(
     quantizer="nearest",
@@ -144,6 +145,18 @@ def test_gpt_training_learns_and_drops_no_condition_that_is_no_class(tmp_path: P
     training = GptTraining(spec, Run(tmp_path, steps=20), sequences, dropout=0.0)
     nats = [training.advance(step)["nats"] for step in range(20)]
     assert nats[-1] < nats[0]
+
+
+def test_fused_attention_computes_the_reference() -> None:
+    torch.manual_seed(0)
+    spec = TransformerSpec(vocab_size=16, max_seq_len=12, num_layers=2, num_heads=2, hidden_size=64)
+    model = GPT(spec)
+    tokens = torch.randint(16, (3, 12))
+    wanted = model(tokens)
+    fuse_attention(model)
+    torch.testing.assert_close(model(tokens), wanted, rtol=0, atol=1e-5)
+    with pytest.raises(ValueError, match="whole sequences"):
+        model.forward_with_past(tokens[:, 1:2], model.forward_with_past(tokens[:, :1], None)[1])
 
 
 def test_compact_states_keep_small_moments(tmp_path: Path) -> None:
