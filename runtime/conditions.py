@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +27,7 @@ def class_tokens(class_id: int | str | Sequence[int | str], spec: ConditionSpec,
     ------
     ConditionError : an unknown name or an id outside 0 … num_classes - 1.
     """
-    given = [class_id] if isinstance(class_id, (int, str, np.integer)) else list(class_id)
+    given: list[Any] = [class_id] if isinstance(class_id, str) or np.ndim(class_id) == 0 else list(class_id)  # type: ignore[arg-type]
     if not given:
         raise ConditionError("class_id: found an empty sequence, wanted at least one class")
     return np.array([[_class_index(item, spec.num_classes, names)] for item in given], dtype=np.int64)
