@@ -184,6 +184,7 @@ def _compare_transformer(folder: Path, manifest: Manifest, spec: ModelSpec, weig
         "tokens": tokens,
         "positions": np.arange(length)[None],
         "write_at": np.zeros(1, dtype=np.int64),
+        "query_shape": np.array([1, transformer.num_heads, length, 1, transformer.head_size]),
         "mask": np.where(sees, np.float32(0), np.float32(-np.inf))[None, None, :, None, :].astype(np.float32),
         "rows": np.arange(length)[None],
     }

@@ -6,7 +6,8 @@ Inputs and outputs (B rows, T tokens a row in this run, S visible cache position
 ``tokens``      int64   (B, T)            what is appended
 ``positions``   int64   (B, T)            their places in the sequence (for the learned positions)
 ``write_at``    int64   (B,)              the first of them, where keys and values are written
-``mask``        float32 (1 or B,1,T,1,S)  additive: 0 where a token sees a position, else -inf
+``query_shape`` int64   (5,)              (B,H,T,1,D) or (B,H,1,T,D), see below
+``mask``        float32 (1 or B, …)       (…,1,T,1,S) or (…,1,1,T,S): 0 where a token sees a position, else -inf
 ``rows``        int64   (B, R)            which of the T tokens get logits
 ``past_*``      float32 (B,H,1,S,D)       caches, one pair of key and value a layer
 ``logits``      float32 (B, R, V)
@@ -15,10 +16,12 @@ Inputs and outputs (B rows, T tokens a row in this run, S visible cache position
 
 Two designs were compared. GroupQueryAttention is one fused node, but ONNX Runtime computes its products by other
 routines when T = 1 than when T > 1, so a prefill and steps differ in the last bits, and it refuses T > 1 after a past
-for more than one row. Here each token's query is a matrix of one row of its own (the axis of length 1), so every score
-and every sum over values comes from the same one-row routine whatever B and T are: codes are bit-equal alone, in
-batches, and through prefill or steps. The dense layers keep that property because their weights are constants, which
-ONNX Runtime packs once for a routine that computes rows independently.
+for more than one row. Here the caller shapes the queries. As (B, H, T, 1, D) each token's query is a matrix of one row
+of its own, so every score and every sum over values comes from the same one-row routine whatever B and T are: codes are
+bit-equal alone, in batches, and through prefill or steps. As (B, H, 1, T, D) a row's queries are one matrix, which is
+several times faster for long prefixes and still independent of the batch, but not of how a sequence is cut. The dense
+layers keep both properties because their weights are constants, which ONNX Runtime packs once for a routine that
+computes rows independently.
 """
 
 from __future__ import annotations
@@ -113,7 +116,8 @@ def transformer_graph(
     b.input("tokens", np.int64, ("B", "T"))
     b.input("positions", np.int64, ("B", "T"))
     b.input("write_at", np.int64, ("B",))
-    b.input("mask", np.float32, ("MB", 1, "T", 1, "S"))
+    b.input("query_shape", np.int64, (5,))
+    b.input("mask", np.float32, ("MB", 1, "MT", "MQ", "S"))
     b.input("rows", np.int64, ("B", "R"))
     for i in range(spec.num_layers):
         b.input(f"past_key_{i}", np.float32, cache_shape)
@@ -121,20 +125,9 @@ def transformer_graph(
 
     token_rows = _embedding(w, "tok_emb.weight", "tokens", spec.vocab_size)
     x = b.node("Add", [token_rows, _embedding(w, "pos_emb", "positions", spec.max_seq_len)])
-    batch_tokens = b.node("Shape", ["tokens"])
-    query_shape = b.node(
-        "Concat",
-        [
-            b.node("Slice", [batch_tokens, b.constant(np.array([0])), b.constant(np.array([1]))]),
-            b.constant(np.array([heads])),
-            b.node("Slice", [batch_tokens, b.constant(np.array([1])), b.constant(np.array([2]))]),
-            b.constant(np.array([1, size])),
-        ],
-        axis=0,
-    )
     normed = b.node("LayerNormalization", [x, *_norm(w, "blocks.0.ln1")], epsilon=LAYER_NORM_EPSILON)
     for i in range(spec.num_layers):
-        attended = _attention(w, i, normed, query_shape)
+        attended = _attention(w, i, normed)
         normed, x = _add_and_norm(w, x, attended, f"blocks.{i}.attn.proj.bias", f"blocks.{i}.ln2")
         hidden = w.linear(normed, f"blocks.{i}.mlp.0", w.matrix(f"blocks.{i}.mlp.0.weight", 4 * width, width))
         hidden = b.node("BiasGelu", [hidden, w.vector(f"blocks.{i}.mlp.0.bias")], domain=MICROSOFT)
@@ -187,7 +180,7 @@ def _add_and_norm(w: _Writer, x: str, update: str, bias: str, norm: str) -> tupl
     return outputs[0], outputs[3]
 
 
-def _attention(w: _Writer, layer: int, normed: str, query_shape: str) -> str:
+def _attention(w: _Writer, layer: int, normed: str) -> str:
     """Append one layer's attention without its output bias: (B, T, width) -> (B, T, width)."""
     b, spec = w.builder, w.spec
     heads, size, width = spec.num_heads, spec.head_size, spec.hidden_size
@@ -215,9 +208,9 @@ def _attention(w: _Writer, layer: int, normed: str, query_shape: str) -> str:
             axis=3,
         )
         caches.append(cache)
-    query = b.node("Reshape", [q, query_shape])  # (B, H, T, 1, D): every query a matrix of one row
+    query = b.node("Reshape", [q, "query_shape"])
     scores = b.node("FusedMatMul", [query, caches[0]], domain=MICROSOFT, transB=1)
     weights = b.node("Softmax", [b.node("Add", [scores, "mask"])], axis=-1)
-    out = b.node("Transpose", [b.node("MatMul", [weights, caches[1]])], perm=[0, 2, 1, 3, 4])
-    merged = b.node("Reshape", [out, b.constant(np.array([0, 0, width]))])
+    by_head = b.node("Reshape", [b.node("MatMul", [weights, caches[1]]), b.constant(np.array([0, heads, -1, size]))])
+    merged = b.node("Reshape", [b.node("Transpose", [by_head], perm=[0, 2, 1, 3]), b.constant(np.array([0, 0, width]))])
     return w.linear(merged, f"{prefix}.proj", w.matrix(f"{prefix}.proj.weight", width, width))

@@ -92,7 +92,7 @@ class CodeGenerator:
         length, count = conditions.shape[1], self.spec.num_codes
         tokens = np.concatenate([conditions, codes[:, self.order]], axis=1)[:, :-1]
         cache = self.engine.new_cache(batch=len(tokens), capacity=tokens.shape[1])
-        return self.engine.prefill(cache, tokens, rows=np.arange(length - 1, length - 1 + count))
+        return self.engine.prefill(cache, tokens, rows=np.arange(length - 1, length - 1 + count), block=length)
 
     def _step_by_step(
         self,
@@ -116,7 +116,7 @@ class CodeGenerator:
         if start > last:
             return
         prefix = np.concatenate([conditions, codes[:, :start]], axis=1)
-        cache, logits = self._prefill(prefix, capacity=length + last)
+        cache, logits = self._prefill(prefix, block=length, capacity=length + last)
         stepper = self.engine.stepper(cache)
         for i in range(start, last + 1):
             self._draw(codes, i, free, logits, sampling, random)
@@ -141,22 +141,26 @@ class CodeGenerator:
     ) -> None:
         """Draw codes inside the bidirectional prefix, where each new code changes what all others see."""
         for i in steps:
-            _, logits = self._prefill(np.concatenate([conditions, codes[:, :i]], axis=1), capacity=0)
+            prefix = np.concatenate([conditions, codes[:, :i]], axis=1)
+            _, logits = self._prefill(prefix, block=prefix.shape[1], capacity=0)
             self._draw(codes, i, free, logits, sampling, random)
             if on_step is not None:
                 on_step(i + 1)
 
-    def _prefill(self, prefix: Int64Array, *, capacity: int) -> tuple[KVCache, FloatArray]:
-        """Return a cache holding ``prefix`` int64 (B, T) and the logits float32 (B, V) of its last position."""
+    def _prefill(self, prefix: Int64Array, *, block: int, capacity: int) -> tuple[KVCache, FloatArray]:
+        """Return a cache holding ``prefix`` int64 (B, T) and the logits float32 (B, V) of its last position.
+
+        The leading ``block`` positions (the condition) are computed as one matrix whatever follows them.
+        """
         batch, length = prefix.shape
         unique, rows = np.unique(prefix, axis=0, return_inverse=True)
         rows = rows.reshape(-1)
         last = np.array([length - 1], dtype=np.int64)
         if len(unique) == batch:
             cache = self.engine.new_cache(batch=batch, capacity=max(capacity, length))
-            return cache, self.engine.prefill(cache, prefix, rows=last)[:, 0]
+            return cache, self.engine.prefill(cache, prefix, rows=last, block=block)[:, 0]
         shared = self.engine.new_cache(batch=len(unique), capacity=length)
-        logits = self.engine.prefill(shared, unique, rows=last)[:, 0]
+        logits = self.engine.prefill(shared, unique, rows=last, block=block)[:, 0]
         cache = self.engine.new_cache(batch=batch, capacity=max(capacity, length))
         cache.copy_rows(shared, rows.astype(np.int64), length)
         return cache, logits[rows]
@@ -194,6 +198,7 @@ class CodeGenerator:
             return
         tokens = np.concatenate([conditions, codes[:, :kept], conditions[:, kept:-1]], axis=1)
         cache = self.engine.new_cache(batch=len(tokens), capacity=tokens.shape[1])
-        logits = self.engine.prefill(cache, tokens, rows=np.arange(length - 1, length - 1 + count))
+        rows = np.arange(length - 1, length - 1 + count)
+        logits = self.engine.prefill(cache, tokens, rows=rows, block=tokens.shape[1])
         for column in range(kept, count):
             self._draw(codes, column, free, logits[:, column], sampling, random)

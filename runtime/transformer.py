@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +40,13 @@ class TransformerEngine:
         return KVCache(self.spec, batch=batch, capacity=capacity)
 
     def prefill(
-        self, cache: KVCache, tokens: Int64Array, *, rows: Int64Array, num_unmasked: int | None = None
+        self,
+        cache: KVCache,
+        tokens: Int64Array,
+        *,
+        rows: Int64Array,
+        block: int | None = None,
+        num_unmasked: int | None = None,
     ) -> FloatArray:
         """Fill an empty cache with ``tokens`` and return logits where they are asked for.
 
@@ -49,7 +54,10 @@ class TransformerEngine:
         ----------
         cache : receives keys and values of positions 0 … T-1 of each row.
         tokens : int64 (B, T).
-        rows : int64 (R,), the positions that get logits.
+        rows : int64 (R,), the positions that get logits, ascending.
+        block : leading positions that are computed as one matrix: fast, and the same bits for the same ``block``. Later
+            ones are computed row by row: the same bits as through steps. Raised to ``num_unmasked``. By default
+            all positions.
         num_unmasked : leading positions that see each other both ways; the model's own by default.
 
         Returns
@@ -58,49 +66,70 @@ class TransformerEngine:
         """
         batch, length = tokens.shape
         cache.reserve(length)
-        unmasked = self.spec.num_unmasked if num_unmasked is None else num_unmasked
-        mask = prefix_mask(length, cache.visible, min(unmasked, length))
-        positions = np.broadcast_to(np.arange(length, dtype=np.int64), (batch, length))
+        unmasked = min(self.spec.num_unmasked if num_unmasked is None else num_unmasked, length)
+        block = length if block is None else min(max(block, unmasked), length)
         per_row = self.spec.num_heads * length * cache.visible * 4
         group = max(1, SCORE_BYTES // per_row)
-        if group >= batch:
-            return self._run(cache, tokens, positions, np.zeros(batch, np.int64), mask, np.tile(rows, (batch, 1)))
         logits = np.empty((batch, len(rows), self.spec.vocab_size), dtype=np.float32)
-        for start in range(0, batch, group):
-            part = tokens[start : start + group]
+        if group >= batch:
+            early = int(np.searchsorted(rows, block))
+            logits[:, :early] = self.extend(cache, tokens[:, :block], start=0, rows=rows[:early], num_unmasked=unmasked)
+            if block < length:
+                late = rows[early:] - block
+                logits[:, early:] = self.extend(cache, tokens[:, block:], start=block, rows=late, by_row=True)
+            return logits
+        for first in range(0, batch, group):
+            part = tokens[first : first + group]
             small = self.new_cache(batch=len(part), capacity=cache.visible)
-            logits[start : start + group] = self.prefill(small, part, rows=rows, num_unmasked=num_unmasked)
+            logits[first : first + group] = self.prefill(small, part, rows=rows, block=block, num_unmasked=num_unmasked)
             for index in range(2 * self.spec.num_layers):
-                cache.view(index)[start : start + group, :, :, :length] = small.view(index)[:, :, :, :length]
+                cache.view(index)[first : first + group, :, :, :length] = small.view(index)[:, :, :, :length]
         return logits
 
-    def stepper(self, cache: KVCache) -> Stepper:
-        """Return a `Stepper` that appends one token a row to ``cache``."""
-        return Stepper(self._session, self.spec, cache)
-
-    def _run(
+    def extend(
         self,
         cache: KVCache,
         tokens: Int64Array,
-        positions: Int64Array,
-        write_at: Int64Array,
-        mask: FloatArray,
+        *,
+        start: int,
         rows: Int64Array,
+        num_unmasked: int = 0,
+        by_row: bool = False,
     ) -> FloatArray:
+        """Append ``tokens`` int64 (B, T) at position ``start`` of every row; return logits float32 (B, R, V).
+
+        Parameters
+        ----------
+        rows : int64 (R,), which of the T tokens get logits.
+        num_unmasked : leading positions that see each other both ways; they must all be among ``tokens``.
+        by_row : compute each token's attention by itself: the same bits as through steps.
+        """
+        batch, length = tokens.shape
+        cache.reserve(start + length)
+        positions = np.broadcast_to(np.arange(start, start + length, dtype=np.int64), (batch, length))
+        mask = attention_mask(start, length, cache.visible, num_unmasked)
+        heads, size = self.spec.num_heads, self.spec.head_size
+        shape = (batch, heads, length, 1, size) if by_row else (batch, heads, 1, length, size)
+        wanted = rows if len(rows) else np.zeros(1, dtype=np.int64)  # a graph always makes some logits
         binding = self._session.io_binding()
         for name, value in (
             ("tokens", tokens),
             ("positions", positions),
-            ("write_at", write_at),
-            ("mask", mask),
-            ("rows", rows),
+            ("write_at", np.full(batch, start, dtype=np.int64)),
+            ("query_shape", np.array(shape, dtype=np.int64)),
+            ("mask", mask[None, None, :, None, :] if by_row else mask[None, None, None, :, :]),
+            ("rows", np.tile(wanted.astype(np.int64), (batch, 1))),
         ):
             binding.bind_cpu_input(name, np.ascontiguousarray(value))
         bind_cache(binding, cache)
-        logits = np.empty((*rows.shape, self.spec.vocab_size), dtype=np.float32)
+        logits = np.empty((batch, len(wanted), self.spec.vocab_size), dtype=np.float32)
         binding.bind_ortvalue_output("logits", ort.OrtValue.ortvalue_from_numpy(logits))
         self._session.run_with_iobinding(binding)
-        return logits
+        return logits[:, : len(rows)]
+
+    def stepper(self, cache: KVCache) -> Stepper:
+        """Return a `Stepper` that appends one token a row to ``cache``."""
+        return Stepper(self._session, self.spec, cache)
 
 
 class Stepper:
@@ -116,10 +145,10 @@ class Stepper:
         self._positions = np.zeros((batch, 1), dtype=np.int64)
         self._write_at = np.zeros(batch, dtype=np.int64)
         self._rows = np.zeros((batch, 1), dtype=np.int64)
+        self._query_shape = np.array([batch, spec.num_heads, 1, 1, spec.head_size], dtype=np.int64)
         self._logits = np.empty((batch, 1, spec.vocab_size), dtype=np.float32)
         self._mask = np.empty(0, dtype=np.float32)
         self._binding = session.io_binding()
-        self._owner = threading.get_ident()
         self._bind()
 
     def step(self, tokens: Int64Array, lengths: Int64Array) -> FloatArray:
@@ -145,6 +174,7 @@ class Stepper:
             ("tokens", self._tokens),
             ("positions", self._positions),
             ("write_at", self._write_at),
+            ("query_shape", self._query_shape),
             ("mask", self._mask),
             ("rows", self._rows),
         ):
@@ -161,13 +191,12 @@ def bind_cache(binding: ort.IOBinding, cache: KVCache) -> None:
         binding.bind_ortvalue_output(f"present_{name}", value)
 
 
-def prefix_mask(length: int, visible: int, num_unmasked: int) -> FloatArray:
-    """Return the additive mask float32 (1, 1, length, 1, visible): 0 where position i sees j, else -inf.
+def attention_mask(start: int, length: int, visible: int, num_unmasked: int) -> FloatArray:
+    """Return the additive mask float32 (length, visible) of positions start …: 0 where position i sees j, else -inf.
 
     Position i sees j when j <= i, or when both are below ``num_unmasked``.
     """
-    i = np.arange(length)[:, None]
+    i = np.arange(start, start + length)[:, None]
     j = np.arange(visible)[None, :]
     sees = (j <= i) | ((i < num_unmasked) & (j < num_unmasked))
-    mask = np.where(sees, np.float32(0), np.float32(-np.inf))
-    return mask[None, None, :, None, :].astype(np.float32)
+    return np.where(sees, np.float32(0), np.float32(-np.inf)).astype(np.float32)

@@ -11,7 +11,7 @@ import pytest
 from tests.runtime.small_models import SmallModel, make_model, random_tokens
 from tests.tolerances import LOGITS_FP32, LOGITS_INT8_SMALL
 from trt_vqgan.errors import BundleError
-from trt_vqgan.runtime.transformer import TransformerEngine, prefix_mask
+from trt_vqgan.runtime.transformer import TransformerEngine, attention_mask
 
 SIZES = [
     {},
@@ -29,16 +29,16 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return make_model(tmp_path_factory.mktemp("model"), precision=request.param)
 
 
-def all_rows(model: SmallModel, tokens: np.ndarray) -> np.ndarray:
+def all_rows(model: SmallModel, tokens: np.ndarray, block: int = 1) -> np.ndarray:
     cache = model.engine.new_cache(batch=len(tokens), capacity=tokens.shape[1])
-    return model.engine.prefill(cache, tokens, rows=np.arange(tokens.shape[1]))
+    return model.engine.prefill(cache, tokens, rows=np.arange(tokens.shape[1]), block=block)
 
 
-def by_steps(model: SmallModel, tokens: np.ndarray, start: int) -> np.ndarray:
+def by_steps(model: SmallModel, tokens: np.ndarray, start: int, block: int = 1) -> np.ndarray:
     """Return the logits of positions start - 1 …, the first ``start`` of them filled at once."""
     batch, length = tokens.shape
     cache = model.engine.new_cache(batch=batch, capacity=length)
-    logits = [model.engine.prefill(cache, tokens[:, :start], rows=np.array([start - 1]))[:, 0]]
+    logits = [model.engine.prefill(cache, tokens[:, :start], rows=np.array([start - 1]), block=block)[:, 0]]
     stepper = model.engine.stepper(cache)
     for i in range(start, length):
         logits.append(stepper.step(tokens[:, i], np.full(batch, i)).copy())
@@ -46,10 +46,12 @@ def by_steps(model: SmallModel, tokens: np.ndarray, start: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
-def test_prefill_matches_the_reference(tmp_path: Path, sizes: dict[str, int]) -> None:
+@pytest.mark.parametrize("block", [1, 50, 130])
+def test_prefill_matches_the_reference(tmp_path: Path, sizes: dict[str, int], block: int) -> None:
     model = make_model(tmp_path, **sizes)
     tokens = random_tokens(model.spec, 3, 130)
-    np.testing.assert_allclose(all_rows(model, tokens), model.reference_logits(tokens), atol=LOGITS_FP32, rtol=0)
+    found = all_rows(model, tokens, block)
+    np.testing.assert_allclose(found, model.reference_logits(tokens), atol=LOGITS_FP32, rtol=0)
 
 
 def test_int8_stays_near_the_reference(tmp_path: Path) -> None:
@@ -60,20 +62,23 @@ def test_int8_stays_near_the_reference(tmp_path: Path) -> None:
     assert not np.allclose(found, wanted, atol=LOGITS_FP32), "int8 that equals fp32 has not been quantised"
 
 
-@pytest.mark.parametrize("start", [1, 2, 63, 64, 65, 128])
-def test_steps_equal_prefill_to_the_bit(model: SmallModel, start: int) -> None:
+@pytest.mark.parametrize("block", [1, 20])
+@pytest.mark.parametrize("start", [20, 21, 63, 64, 65, 128])
+def test_steps_equal_prefill_to_the_bit(model: SmallModel, start: int, block: int) -> None:
+    """Once the same leading block has been computed as one matrix."""
     tokens = random_tokens(model.spec, 2, 140)
-    np.testing.assert_array_equal(by_steps(model, tokens, start), all_rows(model, tokens)[:, start - 1 :])
+    whole = all_rows(model, tokens, block)
+    np.testing.assert_array_equal(by_steps(model, tokens, start, block), whole[:, start - 1 :])
 
 
 @pytest.mark.parametrize("batch", [2, 8, 64])
 def test_rows_do_not_depend_on_the_batch(model: SmallModel, batch: int) -> None:
     tokens = random_tokens(model.spec, batch, 70)
-    together = by_steps(model, tokens, 3)
+    together = by_steps(model, tokens, 40, 30)
     order = np.random.default_rng(1).permutation(batch)
-    np.testing.assert_array_equal(by_steps(model, tokens[order], 3), together[order])
+    np.testing.assert_array_equal(by_steps(model, tokens[order], 40, 30), together[order])
     for row in (0, batch - 1):
-        np.testing.assert_array_equal(by_steps(model, tokens[row : row + 1], 3)[0], together[row])
+        np.testing.assert_array_equal(by_steps(model, tokens[row : row + 1], 40, 30)[0], together[row])
 
 
 def test_rows_may_stand_at_different_lengths(model: SmallModel) -> None:
@@ -83,7 +88,7 @@ def test_rows_may_stand_at_different_lengths(model: SmallModel) -> None:
     cache.reserve(110)
     for row, length in enumerate(lengths):
         alone = model.engine.new_cache(batch=1, capacity=110)
-        model.engine.prefill(alone, tokens[row : row + 1, :length], rows=np.array([length - 1]))
+        model.engine.prefill(alone, tokens[row : row + 1, :length], rows=np.array([length - 1]), block=1)
         alone.reserve(110)
         for index in range(2 * model.spec.num_layers):
             cache.view(index)[row, :, :, :length] = alone.view(index)[0, :, :, :length]
@@ -93,15 +98,18 @@ def test_rows_may_stand_at_different_lengths(model: SmallModel) -> None:
         np.testing.assert_array_equal(found[row], wanted)
 
 
-def test_a_large_prefill_is_split_without_a_trace(model: SmallModel, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("block", [1, 80])
+def test_a_large_prefill_is_split_without_a_trace(
+    model: SmallModel, monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
     tokens = random_tokens(model.spec, 5, 80)
-    whole = all_rows(model, tokens)
+    whole = all_rows(model, tokens, block)
     whole_cache = model.engine.new_cache(batch=5, capacity=80)
-    model.engine.prefill(whole_cache, tokens, rows=np.array([79]))
+    model.engine.prefill(whole_cache, tokens, rows=np.array([79]), block=block)
     monkeypatch.setattr("trt_vqgan.runtime.transformer.SCORE_BYTES", 2 * model.spec.num_heads * 80 * 128 * 4)
-    np.testing.assert_array_equal(all_rows(model, tokens), whole)
+    np.testing.assert_array_equal(all_rows(model, tokens, block), whole)
     split_cache = model.engine.new_cache(batch=5, capacity=80)
-    model.engine.prefill(split_cache, tokens, rows=np.array([79]))
+    model.engine.prefill(split_cache, tokens, rows=np.array([79]), block=block)
     for index in range(2 * model.spec.num_layers):
         np.testing.assert_array_equal(split_cache.view(index)[..., :80, :], whole_cache.view(index)[..., :80, :])
 
@@ -111,19 +119,19 @@ def test_a_wrong_mask_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     model = make_model(tmp_path)
     tokens = random_tokens(model.spec, 1, 20)
 
-    def strict(length: int, visible: int, num_unmasked: int) -> np.ndarray:
-        mask = prefix_mask(length, visible, num_unmasked).copy()
-        mask[0, 0, np.arange(1, length), 0, np.arange(1, length)] = -np.inf
+    def strict(start: int, length: int, visible: int, num_unmasked: int) -> np.ndarray:
+        mask = attention_mask(start, length, visible, num_unmasked).copy()
+        mask[np.arange(1, length), np.arange(1, length)] = -np.inf
         return mask
 
-    monkeypatch.setattr("trt_vqgan.runtime.transformer.prefix_mask", strict)
+    monkeypatch.setattr("trt_vqgan.runtime.transformer.attention_mask", strict)
     assert not np.allclose(all_rows(model, tokens), model.reference_logits(tokens), atol=LOGITS_FP32, rtol=0)
 
 
 def test_the_cache_is_written_in_place(model: SmallModel) -> None:
     cache = model.engine.new_cache(batch=1, capacity=64)
     tokens = random_tokens(model.spec, 1, 5)
-    model.engine.prefill(cache, tokens, rows=np.array([4]))
+    model.engine.prefill(cache, tokens, rows=np.array([4]), block=1)
     for index in range(2 * model.spec.num_layers):
         written = np.abs(cache.view(index)).sum(axis=(0, 1, 2, 4))
         assert (written[:5] > 0).all()
