@@ -59,7 +59,7 @@ def export_checkpoint(
     out : folder to make. It appears whole or not at all.
     precision : "fp32", or "int8": the transformer's matrices as int8 blocks of 64, the VQGAN's weights stored as
         float16 (and computed in float32).
-    class_names : a name a class, in the order of their ids.
+    class_names : a name a class, in the order of their ids; for a model conditioned on boxes, of the objects' classes.
     null_class : class that means "no class".
     temperature, top_k, top_p : sampling defaults; where none is given: top-k of a quarter of the vocabulary, at most
         250, for unconditional and mapped conditions, and the published class setting (top-k 600, top-p 0.92, both
@@ -92,6 +92,7 @@ def export_checkpoint(
     try:
         graphs, precisions = write_graphs(folder, spec, checkpoint.weights, precision=precision, say=say)
         say("hashing")
+        is_boxes = spec.condition is not None and spec.condition.kind == "boxes"
         manifest = Manifest(
             model=spec,
             graphs=graphs,
@@ -99,7 +100,8 @@ def export_checkpoint(
             made_by=_made_by(checkpoint),
             precision=precisions,
             sampling=_sampling_defaults(spec, temperature, top_k, top_p),
-            class_names=tuple(class_names),
+            class_names=() if is_boxes else tuple(class_names),
+            layout_classes=tuple(class_names) if is_boxes else (),
             null_class=null_class,
             licence=licence,
             provenance=provenance,

@@ -120,6 +120,8 @@ class Manifest:
     precision : graph name -> "fp32", "int8" …
     sampling : defaults of `generate`.
     class_names : one a class, in the order of their ids; empty for none.
+    layout_classes : classes of the objects of a model conditioned on boxes, in the order of their ids; empty where they
+        aren't known.
     null_class : class id that stands for "no class", for models trained with one.
     licence, provenance : free text for whoever passes the bundle on.
     schema : version of this format.
@@ -132,6 +134,7 @@ class Manifest:
     precision: dict[str, str] = dataclasses.field(default_factory=dict)
     sampling: SamplingDefaults = SamplingDefaults()
     class_names: tuple[str, ...] = ()
+    layout_classes: tuple[str, ...] = ()
     null_class: int | None = None
     licence: str | None = None
     provenance: str | None = None
@@ -157,6 +160,10 @@ class Manifest:
                 f"found {len(self.class_names)} class names, the model has {num_classes} classes",
             )
             _require(len(set(self.class_names)) == len(self.class_names), "two classes have the same name")
+        if self.layout_classes:
+            is_boxes = self.model.condition is not None and self.model.condition.kind == "boxes"
+            _require(is_boxes, "found layout_classes, but the model isn't conditioned on boxes")
+            _require(len(set(self.layout_classes)) == len(self.layout_classes), "two layout classes have the same name")
         _require(
             self.null_class is None or 0 <= self.null_class < num_classes,
             f"null_class is {self.null_class}, the model has {num_classes} classes",
