@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +22,21 @@ FREE = -1
 """Marks a code that is to be drawn, among codes that are kept."""
 
 StepCallback = Callable[[int], None]
+CodesCallback = Callable[[Int64Array], None]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Guidance:
+    """Classifier-free guidance: logits = without + scale x (with - without the condition).
+
+    Attributes
+    ----------
+    scale : 0 is without the condition, 1 with it, more goes beyond.
+    null_condition : int64 (L,), the tokens that stand for no condition.
+    """
+
+    scale: float
+    null_condition: Int64Array
 
 
 class CodeGenerator:
@@ -51,7 +68,10 @@ class CodeGenerator:
         seed: int,
         pictures: Int64Array,
         kept: Int64Array | None = None,
+        guidance: Guidance | None = None,
         on_step: StepCallback | None = None,
+        on_codes: CodesCallback | None = None,
+        codes_every: int = 1,
     ) -> Int64Array:
         """Return the codes of a batch in raster order, int64 (B, h, w).
 
@@ -61,7 +81,10 @@ class CodeGenerator:
         sampling : how a code is drawn.
         seed, pictures : key and picture numbers int64 (B,) of the random numbers.
         kept : int64 (B, h·w) in raster order: codes that stay, `FREE` where one is drawn. None: all are drawn.
+        guidance : each picture then has a second row, of the null condition, in every run.
         on_step : called with the number of codes finished in each row; may raise to stop.
+        on_codes : called after every ``codes_every`` codes with int64 (B, h, w), `FREE` where none is drawn yet; not
+            after the last one, and not by models that draw all at once.
         """
         batch, count = len(conditions), self.spec.num_codes
         codes = np.full((batch, count), FREE, dtype=np.int64)  # in the model's order
@@ -72,14 +95,32 @@ class CodeGenerator:
             pictures=np.repeat(pictures, count),
             positions=np.tile(self._positions, batch),
         ).reshape(batch, count)
+
+        def finished(done: int) -> None:
+            if on_step is not None:
+                on_step(done)
+            if on_codes is not None and done % codes_every == 0 and done < count:
+                on_codes(self._raster(codes))
+
+        if guidance is not None:
+            null = np.broadcast_to(guidance.null_condition, conditions.shape)
+            conditions = np.concatenate([conditions, null])
+        work = _Work(
+            conditions=conditions, codes=codes, free=np.asarray(codes == FREE), sampling=sampling, random=random,
+            scale=None if guidance is None else np.float32(guidance.scale), finished=finished,
+        )  # fmt: skip
         if self.transformer.one_pass:
-            self._one_pass(conditions, codes, sampling, random)
+            self._one_pass(work)
         else:
-            self._step_by_step(conditions, codes, sampling, random, on_step)
+            self._step_by_step(work)
+        return self._raster(codes)
+
+    def _raster(self, codes: Int64Array) -> Int64Array:
+        """Return codes (B, h·w) of the model's order as a new (B, h, w) in raster order."""
         raster = np.empty_like(codes)
         raster[:, self.order] = codes
         side = self.spec.autoencoder.latent_size
-        return raster.reshape(batch, side, side)
+        return raster.reshape(len(codes), side, side)
 
     def logits(self, conditions: Int64Array, codes: Int64Array) -> FloatArray:
         """Return teacher-forced logits float32 (B, h·w, V): row i predicts code i of the model's order.
@@ -94,58 +135,38 @@ class CodeGenerator:
         cache = self.engine.new_cache(batch=len(tokens), capacity=tokens.shape[1])
         return self.engine.prefill(cache, tokens, rows=np.arange(length - 1, length - 1 + count), block=length)
 
-    def _step_by_step(
-        self,
-        conditions: Int64Array,
-        codes: Int64Array,
-        sampling: Sampling,
-        random: npt.NDArray[np.uint64],
-        on_step: StepCallback | None,
-    ) -> None:
-        batch, count = codes.shape
-        length = conditions.shape[1]
-        free = codes == FREE
-        columns = free.any(axis=0)
-        if not columns.any():
+    def _step_by_step(self, work: _Work) -> None:
+        length = work.length
+        columns = np.flatnonzero(work.free.any(axis=0))
+        if not len(columns):
             return
-        first = int(columns.argmax())  # codes before it are kept in every row and belong to the prefix
-        last = count - 1 - int(columns[::-1].argmax())
+        first = int(columns[0])  # codes before it are kept in every row and belong to the prefix
+        last = int(columns[-1])
         start = self._free_prefix(first, length)
         if start > first:
-            self._recompute(conditions, codes, free, sampling, random, range(first, start), on_step)
+            self._recompute(work, range(first, start))
         if start > last:
             return
-        prefix = np.concatenate([conditions, codes[:, :start]], axis=1)
-        cache, logits = self._prefill(prefix, block=length, capacity=length + last)
+        cache, logits = self._prefill(work.sequence(start), block=length, capacity=length + last)
         stepper = self.engine.stepper(cache)
         for i in range(start, last + 1):
-            self._draw(codes, i, free, logits, sampling, random)
-            if on_step is not None:
-                on_step(i + 1)
+            self._draw(work, i, logits)
+            work.finished(i + 1)
             if i < last:
-                logits = stepper.step(codes[:, i], np.full(batch, length + i, dtype=np.int64))
+                column = work.beside_conditions(work.codes[:, i])
+                logits = stepper.step(column, np.full(len(column), length + i, dtype=np.int64))
 
     def _free_prefix(self, first: int, length: int) -> int:
         """Return the first code from which a cache holds: earlier ones change keys of positions that see both ways."""
         return max(first, min(self.transformer.num_unmasked - length, self.spec.num_codes))
 
-    def _recompute(
-        self,
-        conditions: Int64Array,
-        codes: Int64Array,
-        free: npt.NDArray[np.bool_],
-        sampling: Sampling,
-        random: npt.NDArray[np.uint64],
-        steps: range,
-        on_step: StepCallback | None,
-    ) -> None:
+    def _recompute(self, work: _Work, steps: range) -> None:
         """Draw codes inside the bidirectional prefix, where each new code changes what all others see."""
         for i in steps:
-            prefix = np.concatenate([conditions, codes[:, :i]], axis=1)
+            prefix = work.sequence(i)
             _, logits = self._prefill(prefix, block=prefix.shape[1], capacity=0)
-            self._draw(codes, i, free, logits, sampling, random)
-            if on_step is not None:
-                on_step(i + 1)
+            self._draw(work, i, logits)
+            work.finished(i + 1)
 
     def _prefill(self, prefix: Int64Array, *, block: int, capacity: int) -> tuple[KVCache, FloatArray]:
         """Return a cache holding ``prefix`` int64 (B, T) and the logits float32 (B, V) of its last position.
@@ -165,40 +186,73 @@ class CodeGenerator:
         cache.copy_rows(shared, rows.astype(np.int64), length)
         return cache, logits[rows]
 
-    def _draw(
-        self,
-        codes: Int64Array,
-        column: int,
-        free: npt.NDArray[np.bool_],
-        logits: FloatArray,
-        sampling: Sampling,
-        random: npt.NDArray[np.uint64],
-    ) -> None:
-        rows = free[:, column]
+    def _draw(self, work: _Work, column: int, logits: FloatArray) -> None:
+        rows = work.free[:, column]
         if not rows.any():
             return
         size = self.spec.autoencoder.codebook_size
         # a vocabulary larger than the codebook (condition codes share it) may not name a code that can't be decoded
-        drawn = draw_codes(logits[:, :size], sampling, random=random[:, column])
-        codes[rows, column] = drawn[rows]
+        drawn = draw_codes(work.guided(logits[:, :size]), work.sampling, random=work.random[:, column])
+        work.codes[rows, column] = drawn[rows]
 
-    def _one_pass(
-        self, conditions: Int64Array, codes: Int64Array, sampling: Sampling, random: npt.NDArray[np.uint64]
-    ) -> None:
+    def _one_pass(self, work: _Work) -> None:
         """Predict all codes from the condition at once.
 
         Source: the published ``Net2NetTransformer.sample`` for ``pkeep <= 0``: the picture's places hold the kept
         leading codes, then the condition's own tokens, shifted by one.
         """
-        length, count = conditions.shape[1], self.spec.num_codes
-        free = codes == FREE
-        columns = free.any(axis=0)
-        kept = int(columns.argmax()) if columns.any() else count
-        if kept == count:
-            return
-        tokens = np.concatenate([conditions, codes[:, :kept], conditions[:, kept:-1]], axis=1)
+        length, count = work.length, self.spec.num_codes
+        # of each row by itself: what is kept in its neighbours must not change it
+        leading = np.where(work.free.any(axis=1), work.free.argmax(axis=1), count)
+        is_kept = work.beside_conditions(np.arange(count) < leading[:, None])
+        filled = np.where(is_kept, work.beside_conditions(work.codes), work.conditions)
+        tokens = np.concatenate([work.conditions, filled[:, :-1]], axis=1)
         cache = self.engine.new_cache(batch=len(tokens), capacity=tokens.shape[1])
         rows = np.arange(length - 1, length - 1 + count)
         logits = self.engine.prefill(cache, tokens, rows=rows, block=tokens.shape[1])
-        for column in range(kept, count):
-            self._draw(codes, column, free, logits[:, column], sampling, random)
+        for column in range(int(leading.min()), count):
+            self._draw(work, column, logits[:, column])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Work:
+    """One batch on its way.
+
+    Attributes
+    ----------
+    conditions : int64 (B, L); with guidance (2B, L), the second half without the condition.
+    codes : int64 (B, h·w) in the model's order, filled in place.
+    free : bool (B, h·w), where a code is drawn.
+    sampling, random : how; random numbers uint64 (B, h·w).
+    scale : of guidance; None for none.
+    finished : called with the number of codes finished in each row.
+    """
+
+    conditions: Int64Array
+    codes: Int64Array
+    free: npt.NDArray[np.bool_]
+    sampling: Sampling
+    random: npt.NDArray[np.uint64]
+    scale: np.float32 | None
+    finished: StepCallback
+
+    @property
+    def length(self) -> int:
+        """Condition tokens of a row."""
+        return int(self.conditions.shape[1])
+
+    def beside_conditions(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return ``rows`` (B, …) as often as there are conditions for each."""
+        return rows if self.scale is None else np.concatenate([rows, rows])
+
+    def sequence(self, count: int) -> Int64Array:
+        """Return the conditions and the first ``count`` codes, int64 (B or 2B, L + count)."""
+        return np.concatenate([self.conditions, self.beside_conditions(self.codes[:, :count])], axis=1)
+
+    def guided(self, logits: FloatArray) -> FloatArray:
+        """Return the logits that a code is drawn from, float32 (B, V), of those of all conditions."""
+        if self.scale is None:
+            return logits
+        given, without = logits[: len(self.codes)], logits[len(self.codes) :]
+        result: FloatArray = without + self.scale * (given - without)
+        return result
