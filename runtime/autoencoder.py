@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from pathlib import Path
 
@@ -48,6 +49,11 @@ class Autoencoder:
         self._threads = threads
         self._sessions: dict[str, ort.InferenceSession] = {}
         self._lock = threading.Lock()
+
+    @functools.cached_property
+    def mean_code(self) -> int:
+        """The code whose entry is nearest to the codebook's mean."""
+        return int(np.square(self.codebook - self.codebook.mean(axis=0)).sum(axis=1).argmin())
 
     def encode(self, maps: FloatArray) -> Int64Array:
         """Return the codes of pictures or condition maps.

@@ -3,54 +3,48 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Unpack
 
 import numpy as np
 import numpy.typing as npt
 
 import trt_vqgan
-from trt_vqgan.errors import BackendUnavailableError, BundleError, Cancelled, ConditionError, ShapeError
+from trt_vqgan.errors import BackendUnavailableError, BundleError, Cancelled, ShapeError
 from trt_vqgan.manifest import Manifest, read_manifest, verify_files
-from trt_vqgan.runtime import conditions as condition_inputs
-from trt_vqgan.runtime.autoencoder import Autoencoder, from_uint8
-from trt_vqgan.runtime.code_generator import CodeGenerator
+from trt_vqgan.runtime.autoencoder import Autoencoder
+from trt_vqgan.runtime.code_generator import FREE, CodeGenerator
+from trt_vqgan.runtime.condition_encoder import ClassIds, ConditionEncoder
+from trt_vqgan.runtime.editing import paste
+from trt_vqgan.runtime.fitting import Fit, check_fit
+from trt_vqgan.runtime.picture_arrays import picture_maps
+from trt_vqgan.runtime.requests import (
+    GenerateArguments,
+    OnPreview,
+    OnProgress,
+    Preview,
+    Progress,
+    Request,
+    RequestReader,
+)
 from trt_vqgan.runtime.sampler import Sampling
 from trt_vqgan.runtime.sessions import check_onnxruntime
 from trt_vqgan.runtime.threads import resolve_threads
 from trt_vqgan.runtime.transformer import TransformerEngine
-from trt_vqgan.spec import AutoencoderSpec, ConditionSpec, ModelSpec
+from trt_vqgan.spec import AutoencoderSpec, ModelSpec
+
+__all__ = ["OnPreview", "OnProgress", "Pipeline", "Preview", "Progress", "Result", "load"]
 
 Int64Array = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float32]
 ImageArray = npt.NDArray[np.uint8]
-ClassIds = int | str | Sequence[int | str]
 
 DEMO_BUNDLE = Path(trt_vqgan.__file__).parent / "demo" / "landscape_class"
 BACKENDS = ("auto", "onnxruntime")
-DEFAULT_BATCH_SIZE = 8
-MAX_PICTURES = 1 << 32  # the random numbers count pictures in 32 bits
-
-
-@dataclass(frozen=True, kw_only=True)
-class Progress:
-    """How far a generation is.
-
-    Attributes
-    ----------
-    done_codes, total_codes : over all pictures.
-    pictures_done : pictures decoded.
-    """
-
-    done_codes: int
-    total_codes: int
-    pictures_done: int
-
-
-OnProgress = Callable[[Progress], object]
+UNFINISHED_GREY = 127  # of a preview, where no code is drawn yet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +119,8 @@ class Pipeline:
             self._condition_encoder = self._open_autoencoder(
                 condition.autoencoder, "condition_encoder", None, "condition_codebook.npy"
             )
+        self._conditions = ConditionEncoder(manifest, self._condition_encoder)
+        self._requests = RequestReader(manifest, self._conditions, self.encode)
         if self.spec.transformer is not None:
             path = self._graph("transformer")
             assert path is not None
@@ -180,7 +176,7 @@ class Pipeline:
         ShapeError : another shape, dtype or size.
         """
         self._check_open()
-        return self._autoencoder.encode(_pictures(images, self.spec.autoencoder))
+        return self._autoencoder.encode(picture_maps(images, self.spec.autoencoder))
 
     def decode(self, codes: npt.ArrayLike) -> ImageArray:
         """Return pictures uint8 (B, H, W, C) of codes, integers (B, h, w) or (h, w) in raster order.
@@ -202,9 +198,11 @@ class Pipeline:
         depth: npt.ArrayLike | None = None,
         segmentation: npt.ArrayLike | None = None,
         coordinates: npt.ArrayLike | None = None,
+        layout: object = None,
         image: npt.ArrayLike | None = None,
+        fit: Fit = "crop",
     ) -> Int64Array:
-        """Return a condition as tokens: int64 (B, 1), or (B, h, w) in raster order.
+        """Return a condition as tokens: int64 (B, L), or (B, h, w) in raster order.
 
         Exactly the one that the model takes must be given; an unconditional model takes none and gives (1, 1), and a
         coordinate model makes the coordinates of a whole picture where none are given.
@@ -212,10 +210,13 @@ class Pipeline:
         Parameters
         ----------
         class_id : id, name or a sequence of them.
-        depth : float (H, W) or (B, H, W) of any scale, or (B, 1, H, W) in [-1, 1].
-        segmentation : integer label ids (H, W) or (B, H, W), or one-hot (B, labels, H, W).
+        depth : float (H, W) or (B, H, W) of any scale and size, or (B, 1, H, W) in [-1, 1], which is taken as it is.
+        segmentation : integer label ids (H, W) or (B, H, W) of any size, or one-hot (B, labels, H, W).
         coordinates : float (B, 1, H, W) in [0, 1].
-        image : pictures as `encode` takes them, for models conditioned on a picture.
+        layout : boxes, as `trt_vqgan.runtime.layouts.read_layouts` takes them.
+        image : pictures as `encode` takes them, of any size, for models conditioned on a picture.
+        fit : how maps of another size than the model's are fitted to it: "crop" (the middle, as published), "pad" or
+            "stretch".
 
         Raises
         ------
@@ -228,37 +229,11 @@ class Pipeline:
             "depth": depth,
             "segmentation": segmentation,
             "coordinates": coordinates,
+            "layout": layout,
             "image": image,
         }
-        condition = self._condition()
-        self._check_kind(condition, {name for name, value in given.items() if value is not None})
-        if condition.kind == "unconditional":
-            return np.array([[condition.sos_token]], dtype=np.int64)
-        if condition.kind == "class":
-            assert class_id is not None
-            return condition_inputs.class_tokens(class_id, condition, self.manifest.class_names)
-        if condition.kind == "coordinates":
-            assert self.spec.transformer is not None
-            side = self.spec.autoencoder.resolution
-            chosen = coordinates if coordinates is not None else condition_inputs.position_coordinates(side, side)
-            return condition_inputs.coordinate_tokens(chosen, condition, self.spec.transformer.vocab_size)
-        if condition.kind == "boxes":
-            raise ConditionError("this model is conditioned on box tokens: give them as condition_codes (B, 92)")
-        return self._encode_map(condition, given)
-
-    def _encode_map(self, condition: ConditionSpec, given: dict[str, Any]) -> Int64Array:
-        assert self._condition_encoder is not None
-        spec = self._condition_encoder.spec
-        value = given[_map_option(condition) or "image"]
-        if spec.modality == "depth":
-            maps = condition_inputs.depth_map(value)
-        elif spec.modality == "segmentation":
-            maps = condition_inputs.segmentation_map(value, spec.in_channels)
-        else:
-            maps = _pictures(value, spec)
-        if condition.downsample_size:
-            maps = condition_inputs.resize_nearest(maps, condition.downsample_size)
-        return self._condition_encoder.encode(maps)
+        side = self.spec.autoencoder.resolution
+        return self._conditions.encode(given, size=(side, side), fit=check_fit(fit))
 
     def logits(self, cond: npt.ArrayLike, codes: npt.ArrayLike) -> FloatArray:
         """Return teacher-forced logits float32 (B, h·w, V): row i predicts code i given the condition and codes before.
@@ -269,7 +244,7 @@ class Pipeline:
         codes : int (B, h, w) or (B, h·w), raster order. Rows of the result follow the model's own order.
         """
         generator = self._checked_generator()
-        tokens = self._tokens(cond)
+        tokens = self._conditions.tokens(cond)
         grid = self._codes(codes)
         if len(tokens) != len(grid) and len(tokens) == 1:
             tokens = np.repeat(tokens, len(grid), axis=0)
@@ -297,179 +272,87 @@ class Pipeline:
 
     # --- generation ---------------------------------------------------------------------------------------------------
 
-    def generate(
-        self,
-        *,
-        n: int | None = None,
-        seed: int = 0,
-        class_id: ClassIds | None = None,
-        condition_codes: npt.ArrayLike | None = None,
-        depth: npt.ArrayLike | None = None,
-        segmentation: npt.ArrayLike | None = None,
-        coordinates: npt.ArrayLike | None = None,
-        image: npt.ArrayLike | None = None,
-        temperature: float | None = None,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        greedy: bool = False,
-        batch_size: int | None = None,
-        first_picture: int = 0,
-        on_progress: OnProgress | None = None,
-    ) -> Result:
-        """Return ``n`` new pictures.
+    def generate(self, **arguments: Unpack[GenerateArguments]) -> Result:
+        """Return new pictures.
 
         Parameters
         ----------
-        n : pictures; one a condition by default. Conditions are taken in turn.
+        n : pictures; by default one a condition (or one an ``init``). Conditions and ``init`` are taken in turn.
         seed : from 0 to 2**64 - 1. Picture i of a seed has the same codes whatever is made beside it.
-        class_id, depth, segmentation, coordinates, image : the model's condition, as `encode_condition` takes it. A
-            class model without one takes its classes in turn.
+        class_id, depth, segmentation, coordinates, layout, image : the model's condition, as `encode_condition` takes
+            it. A class model without one takes its classes in turn.
         condition_codes : the condition as tokens instead, int (B, L) or (B, h, w).
+        fit : how maps and ``init`` of another size are fitted: "crop" (as published), "pad" or "stretch".
+        init : uint8 (H, W, C) or (B, H, W, C): pictures whose codes are kept in part.
+        keep : what is kept of ``init``: bool (H, W) over its pixels or (h, w) over its codes. A code is kept only if
+            all its pixels are. What ``fit="pad"`` adds is never kept.
+        resample : share of codes, above 0 and at most 1, that are drawn again, chosen by the seed; with ``keep``, of
+            those that it doesn't name.
+        paste : take the kept codes' pixels from ``init``, blended over `editing.SEAM_PIXELS` towards drawn ones.
+        kept_codes : instead of ``init``: int (h, w) or (B, h, w), -1 where a code is drawn.
+        guidance : classifier-free guidance: logits = without + guidance x (with - without the class). For class models
+            whose bundle names a class that stands for none; costs a second row a picture.
         temperature, top_k, top_p : the bundle's defaults where None.
         greedy : take the likeliest code each time.
-        batch_size : pictures made at once; bounds memory, never changes a picture.
+        batch_size : pictures made at once, 8 by default; bounds memory, never changes a picture.
         first_picture : number of the first picture.
         on_progress : called after each step with a `Progress`; returns False to cancel.
+        on_preview : called with a `Preview` of each picture after every ``preview_every`` codes (by default a row of
+            the grid); returns False to cancel. Each costs a decode. Models that draw all codes at once have none.
 
         Raises
         ------
         ConditionError, ShapeError : a wrong condition or setting.
-        Cancelled : ``on_progress`` returned False.
+        Cancelled : ``on_progress`` or ``on_preview`` returned False.
         """
-        sampling = self._sampling(temperature, top_k, top_p, greedy)
-        tokens = self._generation_conditions(
-            n, class_id, condition_codes, depth=depth, segmentation=segmentation, coordinates=coordinates, image=image
-        )
-        made = list(self._stream(tokens, sampling, seed, batch_size, first_picture, on_progress))
-        condition = self._condition()
+        request = self._request(arguments)
+        made = list(self._make(self._checked_generator(), request))
+        is_class = self._conditions.condition.kind == "class"
         return Result(
             images=np.stack([picture for _, _, picture in made]),
             codes=np.stack([codes for _, codes, _ in made]),
-            classes=tokens[:, 0].copy() if condition.kind == "class" else None,
-            sampling=sampling,
-            seed=seed,
+            classes=request.conditions[:, 0].copy() if is_class else None,
+            sampling=request.sampling,
+            seed=request.seed,
         )
 
-    def generate_stream(
-        self,
-        *,
-        n: int | None = None,
-        seed: int = 0,
-        class_id: ClassIds | None = None,
-        condition_codes: npt.ArrayLike | None = None,
-        depth: npt.ArrayLike | None = None,
-        segmentation: npt.ArrayLike | None = None,
-        coordinates: npt.ArrayLike | None = None,
-        image: npt.ArrayLike | None = None,
-        temperature: float | None = None,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        greedy: bool = False,
-        batch_size: int | None = None,
-        first_picture: int = 0,
-        on_progress: OnProgress | None = None,
-    ) -> Iterator[tuple[int, Int64Array, ImageArray]]:
+    def generate_stream(self, **arguments: Unpack[GenerateArguments]) -> Iterator[tuple[int, Int64Array, ImageArray]]:
         """Return an iterator of (picture number, codes int64 (h, w), picture uint8 (H, W, C)), as batches are finished.
 
-        Takes what `generate` takes. Nothing is computed before the first item is asked for; stopping early drops only
-        the batch under way. Arguments are checked at once.
+        Takes what `generate` takes. Nothing is generated before the first item is asked for; stopping early drops only
+        the batch under way. Arguments are checked, and conditions encoded, at once.
         """
-        sampling = self._sampling(temperature, top_k, top_p, greedy)
-        tokens = self._generation_conditions(
-            n, class_id, condition_codes, depth=depth, segmentation=segmentation, coordinates=coordinates, image=image
-        )
-        return self._stream(tokens, sampling, seed, batch_size, first_picture, on_progress)
+        return self._make(self._checked_generator(), self._request(arguments))
 
-    def _stream(
-        self,
-        tokens: Int64Array,
-        sampling: Sampling,
-        seed: int,
-        batch_size: int | None,
-        first_picture: int,
-        on_progress: OnProgress | None,
-    ) -> Iterator[tuple[int, Int64Array, ImageArray]]:
-        generator = self._checked_generator()
-        size = DEFAULT_BATCH_SIZE if batch_size is None else batch_size
-        if size < 1:
-            raise ShapeError(f"batch_size: found {size}, wanted at least 1")
-        if not 0 <= seed < 1 << 64:
-            raise ShapeError(f"seed: found {seed}, wanted 0 to 2**64 - 1")
-        if not 0 <= first_picture <= MAX_PICTURES - len(tokens):
-            raise ShapeError(f"first_picture: found {first_picture}, wanted 0 to {MAX_PICTURES - len(tokens)}")
-        return self._make(generator, tokens, sampling, seed, size, first_picture, on_progress)
+    def _request(self, arguments: GenerateArguments) -> Request:
+        self._check_open()
+        return self._requests.read(arguments)
 
-    def _make(
-        self,
-        generator: CodeGenerator,
-        tokens: Int64Array,
-        sampling: Sampling,
-        seed: int,
-        size: int,
-        first_picture: int,
-        on_progress: OnProgress | None,
-    ) -> Iterator[tuple[int, Int64Array, ImageArray]]:
-        count = self.spec.num_codes
-        total = len(tokens) * count
-        for start in range(0, len(tokens), size):
-            part = tokens[start : start + size]
-
-            def report(done: int, start: int = start, rows: int = len(part), finished: int = start) -> None:
-                if on_progress is None:
-                    return
-                progress = Progress(done_codes=start * count + done * rows, total_codes=total, pictures_done=finished)
-                if on_progress(progress) is False:
-                    raise Cancelled(f"cancelled by on_progress after {finished} of {len(tokens)} pictures")
-
-            pictures = np.arange(first_picture + start, first_picture + start + len(part), dtype=np.int64)
-            codes = generator.generate(part, sampling=sampling, seed=seed, pictures=pictures, on_step=report)
-            for i in range(len(part)):
+    def _make(self, generator: CodeGenerator, request: Request) -> Iterator[tuple[int, Int64Array, ImageArray]]:
+        for start in range(0, request.count, request.batch_size):
+            batch = _Batch(self, generator, request, start)
+            codes = batch.draw()
+            for i in range(len(codes)):
                 self._check_open()
                 picture = self._autoencoder.decode(codes[i : i + 1])[0]
-                report(count, finished=start + i + 1)
-                yield int(pictures[i]), codes[i], picture
+                if request.originals is not None and request.kept is not None:
+                    keep = (request.kept[start + i] != FREE).reshape(codes[i].shape)
+                    picture = paste(picture, request.originals[start + i], keep)
+                batch.report(self.spec.num_codes, finished=start + i + 1)
+                yield batch.pictures[i], codes[i], picture
 
-    def _sampling(self, temperature: float | None, top_k: int | None, top_p: float | None, greedy: bool) -> Sampling:
-        defaults = self.manifest.sampling
-        default_p = 1.0 if defaults.top_p is None else defaults.top_p
-        return Sampling(
-            temperature=defaults.temperature if temperature is None else temperature,
-            top_k=defaults.top_k if top_k is None else top_k,
-            top_p=default_p if top_p is None else top_p,
-            greedy=greedy,
-        )
+    def _decode_unfinished(self, codes: Int64Array) -> ImageArray:
+        """Return the picture uint8 (H, W, C) of codes (h, w) of which some are `FREE`: those are grey.
 
-    def _generation_conditions(
-        self, n: int | None, class_id: ClassIds | None, condition_codes: npt.ArrayLike | None, **maps: Any
-    ) -> Int64Array:
-        """Return one row of condition tokens a picture, int64 (n, L)."""
-        self._check_open()
-        condition = self._condition()
-        if n is not None and n < 1:
-            raise ShapeError(f"n: found {n}, wanted at least 1")
-        if condition_codes is not None:
-            if class_id is not None or any(value is not None for value in maps.values()):
-                raise ConditionError("condition_codes is a condition of its own: leave the other one out")
-            tokens = self._tokens(condition_codes)
-        elif condition.kind == "class" and class_id is None and all(value is None for value in maps.values()):
-            tokens = np.arange(min(n or 1, condition.num_classes), dtype=np.int64)[:, None]
-        else:
-            tokens = self._tokens(self.encode_condition(class_id=class_id, **maps))
-        count = len(tokens) if n is None else n
-        return tokens[np.arange(count) % len(tokens)]
+        The decoder sees the code nearest to the codebook's mean there, and its pixels are painted over.
+        """
+        drawn = codes != FREE
+        picture: ImageArray = self._autoencoder.decode(np.where(drawn, codes, self._autoencoder.mean_code)[None])[0]
+        factor = self.spec.autoencoder.factor
+        picture[~drawn.repeat(factor, axis=0).repeat(factor, axis=1)] = UNFINISHED_GREY
+        return picture
 
     # --- checks -------------------------------------------------------------------------------------------------------
-
-    def _tokens(self, cond: npt.ArrayLike) -> Int64Array:
-        condition, transformer = self._condition(), self.spec.transformer
-        assert transformer is not None
-        tokens = condition_inputs.raw_tokens(cond, transformer.vocab_size)
-        if tokens.shape[1] != condition.num_tokens:
-            raise ShapeError(
-                f"condition: found {tokens.shape[1]} tokens a picture, wanted {condition.num_tokens} for a picture of "
-                f"{self.spec.autoencoder.resolution}x{self.spec.autoencoder.resolution} pixels"
-            )
-        return tokens
 
     def _codes(self, codes: npt.ArrayLike) -> Int64Array:
         """Return codes of training-size pictures as int64 (B, h·w), raster order."""
@@ -486,25 +369,9 @@ class Pipeline:
             raise ShapeError(f"codes: found codes from {array.min()} to {array.max()}, wanted 0 to {size - 1}")
         return array.reshape(len(array), count).astype(np.int64)
 
-    def _check_kind(self, condition: ConditionSpec, given: set[str]) -> None:
-        wanted = _map_option(condition)
-        foreign = sorted(given - ({wanted} if wanted else set()))
-        if foreign:
-            takes = f"it takes {wanted}" if wanted else "it takes no condition but condition_codes"
-            raise ConditionError(f"this model ({condition.kind}) takes no {foreign[0]}; {takes}")
-        if wanted and not given and condition.kind != "coordinates":
-            raise ConditionError(f"this model needs a condition: give {wanted} (or condition_codes)")
-
-    def _condition(self) -> ConditionSpec:
-        if self.spec.condition is None:
-            raise ConditionError(
-                "this bundle is a VQGAN without a transformer: it can encode, decode and reconstruct, not generate"
-            )
-        return self.spec.condition
-
     def _checked_generator(self) -> CodeGenerator:
         self._check_open()
-        self._condition()
+        self._conditions.condition  # noqa: B018  raises for a VQGAN alone
         generator = self._generator
         if generator is None:
             raise BundleError("the pipeline is closed; load the bundle again")
@@ -540,29 +407,53 @@ class Pipeline:
         return self._folder / entry.file
 
 
-def _map_option(condition: ConditionSpec) -> str | None:
-    """Return the name of the argument that carries this kind of condition."""
-    if condition.kind == "class":
-        return "class_id"
-    if condition.kind == "coordinates":
-        return "coordinates"
-    if condition.kind == "autoencoder":
-        return condition.modality or "image"
-    return None
+class _Batch:
+    """The pictures from ``start`` on that are made at once."""
 
+    def __init__(self, pipeline: Pipeline, generator: CodeGenerator, request: Request, start: int) -> None:
+        self._pipeline, self._generator, self._request = pipeline, generator, request
+        self._rows = slice(start, min(start + request.batch_size, request.count))
+        first = request.first_picture
+        self.pictures = list(range(first + self._rows.start, first + self._rows.stop))
+        self._codes_a_picture = pipeline.spec.num_codes
 
-def _pictures(images: npt.ArrayLike, spec: AutoencoderSpec) -> FloatArray:
-    array = np.asarray(images)
-    channels = spec.in_channels
-    if array.dtype == np.uint8:
-        if array.ndim == 3:
-            array = array[None]
-        if array.ndim == 4 and array.shape[3] == channels:
-            return from_uint8(array)
-        raise ShapeError(f"images: found uint8 {array.shape}, wanted (B, H, W, {channels})")
-    if array.dtype.kind == "f" and array.ndim == 4:
-        return array.astype(np.float32)
-    raise ShapeError(
-        f"images: found {array.dtype} {array.shape}, wanted uint8 (B, H, W, {channels}) "
-        f"or float32 (B, {channels}, H, W)"
-    )
+    def draw(self) -> Int64Array:
+        """Return the codes int64 (B, h, w)."""
+        request = self._request
+        return self._generator.generate(
+            request.conditions[self._rows],
+            sampling=request.sampling,
+            seed=request.seed,
+            pictures=np.array(self.pictures, dtype=np.int64),
+            kept=None if request.kept is None else request.kept[self._rows],
+            guidance=request.guidance,
+            on_step=self.report,
+            on_codes=None if request.on_preview is None else self._preview,
+            codes_every=request.preview_every,
+        )
+
+    def report(self, done: int, finished: int | None = None) -> None:
+        """Tell how far the batch is: ``done`` codes of each picture, ``finished`` pictures of all."""
+        request = self._request
+        if request.on_progress is None:
+            return
+        before = self._rows.start * self._codes_a_picture
+        progress = Progress(
+            done_codes=before + done * len(self.pictures),
+            total_codes=request.count * self._codes_a_picture,
+            pictures_done=self._rows.start if finished is None else finished,
+        )
+        if request.on_progress(progress) is False:
+            self._cancel("on_progress", progress.pictures_done)
+
+    def _preview(self, codes: Int64Array) -> None:
+        request = self._request
+        assert request.on_preview is not None
+        for picture, grid in zip(self.pictures, codes, strict=True):
+            image = self._pipeline._decode_unfinished(grid)
+            preview = Preview(picture=picture, done_codes=int((grid != FREE).sum()), codes=grid, image=image)
+            if request.on_preview(preview) is False:
+                self._cancel("on_preview", self._rows.start)
+
+    def _cancel(self, by: str, finished: int) -> None:
+        raise Cancelled(f"cancelled by {by} after {finished} of {self._request.count} pictures")
