@@ -305,8 +305,8 @@ class Pipeline:
         ConditionError, ShapeError : a wrong condition or setting.
         Cancelled : ``on_progress`` or ``on_preview`` returned False.
         """
-        request = self._request(arguments)
-        made = list(self._make(self._checked_generator(), request))
+        request = self.request(**arguments)
+        made = list(self.run(request))
         is_class = self._conditions.condition.kind == "class"
         return Result(
             images=np.stack([picture for _, _, picture in made]),
@@ -322,11 +322,21 @@ class Pipeline:
         Takes what `generate` takes. Nothing is generated before the first item is asked for; stopping early drops only
         the batch under way. Arguments are checked, and conditions encoded, at once.
         """
-        return self._make(self._checked_generator(), self._request(arguments))
+        return self.run(self.request(**arguments))
 
-    def _request(self, arguments: GenerateArguments) -> Request:
+    def request(self, **arguments: Unpack[GenerateArguments]) -> Request:
+        """Return what `generate` would do with these arguments: conditions and kept codes made, settings filled in.
+
+        Raises
+        ------
+        ConditionError, ShapeError : a wrong condition or setting.
+        """
         self._check_open()
         return self._requests.read(arguments)
+
+    def run(self, request: Request) -> Iterator[tuple[int, Int64Array, ImageArray]]:
+        """Return an iterator over the pictures of a request, as `generate_stream`."""
+        return self._make(self._checked_generator(), request)
 
     def _make(self, generator: CodeGenerator, request: Request) -> Iterator[tuple[int, Int64Array, ImageArray]]:
         for start in range(0, request.count, request.batch_size):
