@@ -30,8 +30,11 @@ class GenerationRecord:
     seed, picture : the random numbers' key.
     temperature, top_k, top_p, greedy : how codes were drawn; in numbers where nothing is cut: the vocabulary and 1.
     class_id, class_name : of a class model.
-    condition_codes : (L,) codes of a condition that was given as codes.
+    condition_codes : (L,) codes of a condition that isn't a class: of a depth map, a layout, …
     codes : (h, w) codes of the picture, raster order.
+    kept_codes : (h, w) codes that were kept of another picture, -1 where one was drawn; None where all were.
+    pasted : whether the kept codes' pixels are the other picture's.
+    guidance : None for none.
     """
 
     version: str
@@ -46,6 +49,9 @@ class GenerationRecord:
     class_id: int | None = None
     class_name: str | None = None
     condition_codes: tuple[int, ...] | None = None
+    kept_codes: tuple[tuple[int, ...], ...] | None = None
+    pasted: bool = False
+    guidance: float | None = None
     schema: int = SCHEMA_VERSION
 
     def to_text_chunk(self) -> dict[str, str]:

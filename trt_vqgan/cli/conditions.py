@@ -1,9 +1,9 @@
-"""``--class`` and ``--condition-codes``: what a model's pictures are to be made of."""
+"""What a model's pictures are to be made of: ``--class``, ``--condition-codes``, ``--depth`` and their kind."""
 
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,12 +16,21 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from trt_vqgan.manifest import Manifest
+    from trt_vqgan.runtime.fitting import Fit
+    from trt_vqgan.runtime.pipeline import Pipeline
 
 KEYS = ("condition_codes", "codes")
+FILE_OPTIONS: dict[str | None, str] = {
+    "depth": "--depth IMG",
+    "segmentation": "--segmentation IMG",
+    "layout": "--layout JSON",
+    "image": "--image IMG",
+}
+"""Options that name a file to make the condition of, by the pipeline's argument."""
 
 
 def class_ids(manifest: Manifest, classes: Sequence[str]) -> list[int]:
-    """Return the ids that ``--class`` names, in order; all of them for ``all`` and for none.
+    """Return the ids that ``--class`` names, in order; for ``all`` and for none, all that stand for a class.
 
     Raises
     ------
@@ -41,7 +50,7 @@ def class_ids(manifest: Manifest, classes: Sequence[str]) -> list[int]:
             raise click.UsageError("--class all stands for every class, give it alone")
         classes = ()
     if not classes:
-        return list(range(condition.num_classes))
+        return [class_id for class_id in range(condition.num_classes) if class_id != manifest.null_class]
     return [int(token) for token in class_tokens(list(classes), condition, manifest.class_names)[:, 0]]
 
 
@@ -61,32 +70,73 @@ def model_kind(manifest: Manifest) -> str:
     }[condition.kind]
 
 
-def check_condition(manifest: Manifest, condition_codes: Path | None, classes: Sequence[str]) -> None:
+def check_condition(
+    manifest: Manifest,
+    condition_codes: Path | None,
+    classes: Sequence[str],
+    files: Mapping[str, Path | None] | None = None,
+) -> None:
     """Raise unless the model can make pictures from the options that were given.
+
+    Parameters
+    ----------
+    files : values of the options of `FILE_OPTIONS`; None for commands that don't have them.
 
     Raises
     ------
     ConditionError : the model makes no pictures, or needs a condition that no option gave.
     click.UsageError : two options give the condition.
     """
+    from trt_vqgan.runtime.condition_encoder import argument_name
+
     condition = manifest.model.condition
     if condition is None:
         raise ConditionError(
             "this bundle is an autoencoder without a transformer, it can't generate or score; "
             "`trt-vqgan reconstruct`, `encode` and `decode` work with it"
         )
-    if condition_codes is not None and classes:
-        raise click.UsageError("--class and --condition-codes both give the condition, choose one")
+    named = [name for name, path in (files or {}).items() if path is not None]
+    given = [f"--{name}" for name in named] + ["--class"] * bool(classes)
+    given += ["--condition-codes"] * (condition_codes is not None)
+    if len(given) > 1:
+        raise click.UsageError(f"{given[0]} and {given[1]} both give the condition, choose one")
+    wanted = argument_name(condition)
+    if named and named[0] != wanted:
+        takes = f"give {FILE_OPTIONS[wanted]} instead" if wanted in FILE_OPTIONS else f"leave --{named[0]} out"
+        raise ConditionError(f"--{named[0]}: this model takes no {named[0]}, it is {model_kind(manifest)}; {takes}")
     # A coordinate model makes the coordinates of a whole picture itself.
-    if condition_codes is None and condition.kind in ("autoencoder", "boxes"):
-        raise ConditionError(
-            f"this model is {model_kind(manifest)} and needs --condition-codes FILE.npz with {condition.num_tokens} "
-            + (
-                "codes a picture"
-                if condition.kind == "boxes"
-                else "codes a picture; Pipeline.encode_condition makes them"
-            )
-        )
+    if condition_codes is None and not named and condition.kind in ("autoencoder", "boxes"):
+        codes = f"--condition-codes FILE.npz with {condition.num_tokens} codes a picture"
+        needs = f"{FILE_OPTIONS[wanted]} or {codes}" if files is not None and wanted is not None else codes
+        raise ConditionError(f"this model is {model_kind(manifest)} and needs {needs}")
+
+
+def file_condition(pipeline: Pipeline, files: Mapping[str, Path | None], fit: Fit) -> npt.NDArray[np.int64] | None:
+    """Return the condition that an option of `FILE_OPTIONS` gave as codes, int64 (B, L) or (B, h, w); None for none.
+
+    Raises
+    ------
+    ImageError, ConditionError : the file can't be read, or doesn't fit the model.
+    """
+    from trt_vqgan.runtime import condition_files
+    from trt_vqgan.runtime.images import read_image
+
+    given = next(((name, path) for name, path in files.items() if path is not None), None)
+    if given is None:
+        return None
+    name, path = given
+    condition = pipeline.manifest.model.condition
+    if name == "depth":
+        return pipeline.encode_condition(depth=condition_files.read_depth(path), fit=fit)
+    if name == "segmentation":
+        assert condition is not None
+        assert condition.autoencoder is not None, "check_condition lets only models with label maps through"
+        labels = condition_files.read_segmentation(path, num_labels=condition.autoencoder.in_channels)
+        return pipeline.encode_condition(segmentation=labels, fit=fit)
+    if name == "layout":
+        layouts = condition_files.read_layout(path, pipeline.manifest.layout_classes)
+        return pipeline.encode_condition(layout=layouts)
+    return pipeline.encode_condition(image=read_image(path), fit=fit)
 
 
 def read_codes(path: Path, keys: Sequence[str] = KEYS) -> npt.NDArray[np.int64]:

@@ -47,6 +47,42 @@ condition_codes_option = click.option(
     help="Condition given as codes: an integer array (B, L) or (B, h, w) named `condition_codes` or `codes`.",
 )
 
+FILE_CONDITIONS = ("depth", "segmentation", "layout", "image")
+"""Options that name a file to make the condition of."""
+
+
+def file_condition_options(function: Any) -> Any:
+    """Add the options of `FILE_CONDITIONS`, and how their pictures are fitted."""
+    for option in (
+        click.option(
+            "--fit",
+            type=click.Choice(["crop", "pad", "stretch"]),
+            help="How pictures of another size are fitted to the model's.  [default: crop, the middle, as published]",
+        ),
+        click.option("--image", type=PATH, metavar="IMG", help="Condition of a model that makes pictures of pictures."),
+        click.option(
+            "--layout",
+            type=PATH,
+            metavar="JSON",
+            help='Boxes of a scene model: {"boxes": [{"class": NAME_OR_ID, "box": [x, y, width, height]}, …]}, '
+            "in fractions of the picture.",
+        ),
+        click.option(
+            "--segmentation",
+            type=PATH,
+            metavar="IMG",
+            help="Label map: a grey or palette picture of label ids, or an integer .npy.",
+        ),
+        click.option(
+            "--depth",
+            type=PATH,
+            metavar="IMG",
+            help="Depth map: a grey picture, .npy, or float32 in the bytes of RGBA; any scale.",
+        ),
+    ):
+        function = option(function)
+    return function
+
 
 def running_options(function: Any) -> Any:
     """Add the options of every command that runs a bundle."""

@@ -1,0 +1,128 @@
+"""Between the record in a PNG and the request that makes its picture."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import trt_vqgan
+from trt_vqgan.errors import BundleError, ImageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from trt_vqgan.runtime.pipeline import Pipeline
+    from trt_vqgan.runtime.png_metadata import GenerationRecord
+    from trt_vqgan.runtime.requests import GenerateArguments, Request
+
+    ImageArray = npt.NDArray[np.uint8]
+    Grid = tuple[tuple[int, ...], ...]
+
+
+def as_grid(codes: npt.NDArray[np.int64]) -> Grid:
+    """Return codes (h, w) as tuples of Python's integers."""
+    return tuple(tuple(int(code) for code in row) for row in codes)
+
+
+def record_of(pipeline: Pipeline, request: Request, picture: int, codes: npt.NDArray[np.int64]) -> GenerationRecord:
+    """Return what the PNG of a picture says: its number, and codes (h, w)."""
+    from trt_vqgan.runtime.png_metadata import GenerationRecord
+
+    index = picture - request.first_picture
+    condition = request.conditions[index]
+    spec = pipeline.spec
+    assert spec.condition is not None
+    assert spec.transformer is not None
+    class_id = int(condition[0]) if spec.condition.kind == "class" else None
+    names = pipeline.manifest.class_names
+    is_told = spec.condition.kind in ("class", "unconditional")
+    sampling = request.sampling
+    return GenerationRecord(
+        version=trt_vqgan.__version__,
+        bundle_id=pipeline.bundle_id,
+        seed=request.seed,
+        picture=picture,
+        temperature=sampling.temperature,
+        # Every code, in numbers: a record must not depend on a bundle's defaults.
+        top_k=sampling.top_k if sampling.top_k is not None else spec.transformer.vocab_size,
+        top_p=sampling.top_p,
+        greedy=sampling.greedy,
+        codes=as_grid(codes),
+        class_id=class_id,
+        class_name=names[class_id] if names and class_id is not None else None,
+        condition_codes=None if is_told else tuple(int(code) for code in condition),
+        kept_codes=None if request.kept is None else as_grid(request.kept[index].reshape(codes.shape)),
+        pasted=request.originals is not None,
+        guidance=None if request.guidance is None else request.guidance.scale,
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Again:
+    """How a picture is made again.
+
+    Attributes
+    ----------
+    arguments : of `Pipeline.request`.
+    codes : that it must have.
+    finish : applied to the decoded picture.
+    """
+
+    arguments: GenerateArguments
+    codes: Grid
+    finish: Callable[[ImageArray], ImageArray]
+
+
+def made_again(pipeline: Pipeline, record: GenerationRecord, source: Path) -> Again:
+    """Return how the picture in the PNG ``source``, which carries ``record``, is made again.
+
+    Raises
+    ------
+    BundleError : another bundle made it.
+    ImageError : it has pasted pixels, and the PNG isn't as large as the picture.
+    """
+    import numpy as np
+
+    if record.bundle_id != pipeline.bundle_id:
+        raise BundleError(
+            f"{source}: was made with bundle {record.bundle_id}, this is bundle {pipeline.bundle_id}; "
+            "give the bundle that made it"
+        )
+    arguments: GenerateArguments = {
+        "n": 1,
+        "seed": record.seed,
+        "first_picture": record.picture,
+        "temperature": record.temperature,
+        "top_k": record.top_k,
+        "top_p": record.top_p,
+        "greedy": record.greedy,
+        "guidance": record.guidance,
+        "class_id": record.class_id if record.condition_codes is None else None,
+        "condition_codes": None if record.condition_codes is None else np.array([record.condition_codes]),
+        "kept_codes": None if record.kept_codes is None else np.array(record.kept_codes),
+    }
+    finish: Callable[[ImageArray], ImageArray] = lambda image: image  # noqa: E731
+    if record.pasted and record.kept_codes is not None:
+        finish = _paster(record.kept_codes, source, pipeline.spec.autoencoder.factor)
+    return Again(arguments=arguments, codes=record.codes, finish=finish)
+
+
+def _paster(kept: Grid, source: Path, factor: int) -> Callable[[ImageArray], ImageArray]:
+    """Return what takes pasted and blended pixels from the PNG itself: nothing else holds them."""
+    import numpy as np
+
+    from trt_vqgan.runtime.editing import paste_share
+    from trt_vqgan.runtime.images import read_image
+
+    pixels = read_image(source)
+    share = paste_share(np.array(kept) >= 0, factor)
+    if share.shape != pixels.shape[:2]:
+        raise ImageError(f"{source}: its size isn't that of the picture that its record describes")
+
+    def finish(image: ImageArray) -> ImageArray:
+        return np.where((share > 0)[:, :, None], pixels, image)
+
+    return finish
