@@ -39,8 +39,12 @@ test: $(READY)
 test-all: $(READY)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
+# Half an hour on two cores; BENCH_WHAT chooses parts. The numbers mean something on a machine that does nothing else.
+BENCH_WHAT ?= decode,step,sampler,generate
 bench: $(READY)
-	$(BIN)/trt-vqgan bench
+	mkdir -p docs/benchmarks
+	$(BIN)/trt-vqgan bench --shape 12x768 --shape 24x1024 --what $(BENCH_WHAT) --json docs/benchmarks/cpu.json
+	$(BIN)/python -m trt_vqgan.benchmarks.markdown docs/benchmarks/cpu.json docs/benchmarks/cpu.md
 
 # Says what GPU there is, or that there is none.
 gpu-check: $(READY)

@@ -1,0 +1,131 @@
+"""The VQGAN: a picture to codes, codes to a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from trt_vqgan.benchmarks.arithmetic import decoder_operations, encoder_operations
+from trt_vqgan.benchmarks.context import Context
+from trt_vqgan.benchmarks.interleaving import Work, in_turn
+from trt_vqgan.benchmarks.parity import (
+    CODES_FP32,
+    CODES_HALF_WEIGHTS,
+    FloatArray,
+    Int64Array,
+    Parity,
+    compare_codes,
+    compare_pixels,
+)
+from trt_vqgan.benchmarks.rows import OURS, TORCH, Row
+from trt_vqgan.benchmarks.subjects import Subject
+from trt_vqgan.benchmarks.timings import latency, speedup
+from trt_vqgan.runtime.autoencoder import Autoencoder
+from trt_vqgan.spec import AutoencoderSpec
+
+
+def encode_rows(subject: Subject, context: Context) -> list[Row]:
+    """Return a row a precision of encoding one picture of the training size, nearest codes included, and torch's."""
+    spec = subject.spec.autoencoder
+    picture = sample_picture(spec)
+    reference = context.reference
+    ours = {name: lambda a=a: a.encode(picture) for name, a in _open(subject, context).items()}
+    wanted = reference.encode(picture) if reference is not None and reference.own_weights else None
+
+    def parity(name: str) -> Parity | None:
+        limit = CODES_FP32 if name == "fp32" else CODES_HALF_WEIGHTS
+        return None if wanted is None else compare_codes(ours[name](), wanted, limit=limit)
+
+    baseline = None if reference is None else lambda: reference.encode(picture)
+    operations = encoder_operations(spec)
+    return _measured("encode", subject, context, ours=ours, baseline=baseline, parity=parity, operations=operations)
+
+
+def decode_rows(subject: Subject, context: Context) -> list[Row]:
+    """Return a row a precision of decoding one picture of the training size to 8-bit pixels, and torch's."""
+    spec = subject.spec.autoencoder
+    codes = random_codes(spec)
+    reference = context.reference
+    ours = {name: lambda a=a: a.decode(codes) for name, a in _open(subject, context).items()}
+    wanted = reference.decode(codes) if reference is not None and reference.own_weights else None
+
+    def parity(name: str) -> Parity | None:
+        return None if wanted is None else compare_pixels(ours[name](), wanted, precision=name)
+
+    baseline = None if reference is None else lambda: reference.decode(codes)
+    operations = decoder_operations(spec)
+    return _measured("decode", subject, context, ours=ours, baseline=baseline, parity=parity, operations=operations)
+
+
+def sample_picture(spec: AutoencoderSpec) -> FloatArray:
+    """Return one noisy picture or map float32 (1, C, H, W) of the training size, in [-1, 1]; one-hot for labels."""
+    rng = np.random.default_rng(0)
+    side, channels = spec.resolution, spec.in_channels
+    if spec.modality == "segmentation":
+        labels = rng.integers(0, channels, (side, side))
+        one_hot = labels[None] == np.arange(channels)[:, None, None]
+        return np.asarray(one_hot[None], dtype=np.float32)
+    coarse = rng.uniform(-1, 1, (1, channels, -(-side // 8), -(-side // 8)))
+    picture = coarse.repeat(8, axis=2).repeat(8, axis=3)[:, :, :side, :side]
+    return np.ascontiguousarray(picture, dtype=np.float32)
+
+
+def random_codes(spec: AutoencoderSpec) -> Int64Array:
+    """Return codes int64 (1, h, w) of a picture of the training size."""
+    return np.random.default_rng(0).integers(0, spec.codebook_size, (1, spec.latent_size, spec.latent_size))
+
+
+def open_autoencoder(spec: AutoencoderSpec, folder: Path, *, threads: int) -> Autoencoder:
+    """Return the runtime's VQGAN of the graphs in a bundle's folder."""
+    codebook = np.load(folder / "codebook.npy", allow_pickle=False)
+    return Autoencoder(
+        spec, encoder=folder / "encoder.onnx", decoder=folder / "decoder.onnx", codebook=codebook, threads=threads
+    )
+
+
+def _open(subject: Subject, context: Context) -> dict[str, Autoencoder]:
+    """Return the VQGAN in each of its precisions."""
+    opened = {}
+    for precision in subject.precisions:
+        name = subject.autoencoder_precision(precision)
+        folder = subject.autoencoder(precision)
+        opened[name] = open_autoencoder(subject.spec.autoencoder, folder, threads=context.threads)
+    return opened
+
+
+def _measured(
+    what: str,
+    subject: Subject,
+    context: Context,
+    *,
+    ours: Mapping[str, Work],
+    baseline: Work | None,
+    parity: Callable[[str], Parity | None],
+    operations: int,
+) -> list[Row]:
+    context.say(f"{subject.autoencoder_name} {what}")
+    contenders = ({TORCH: baseline} if baseline is not None else {}) | dict(ours)
+    seconds = in_turn(contenders, rounds=context.repeats)
+    rows = []
+    for name, times in seconds.items():
+        measured = latency(times)
+        rows.append(
+            Row(
+                what=what,
+                model=subject.autoencoder_name,
+                runner=TORCH if name == TORCH else OURS,
+                precision="fp32" if name == TORCH else name,
+                batch=1,
+                latency=measured,
+                rates={
+                    "pictures/s": 1e3 / measured.mean_ms,
+                    "GFLOP/s": operations / (measured.mean_ms * 1e6),
+                },
+                speedup=speedup(seconds[TORCH], times) if name != TORCH and TORCH in seconds else None,
+                parity=None if name == TORCH else parity(name),
+                facts={"operations": operations},
+            )
+        )
+    return rows

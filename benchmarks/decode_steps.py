@@ -1,0 +1,121 @@
+"""Times decode steps of several runners over the same codes, in turn."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from trt_vqgan.benchmarks.interleaving import PAUSE_SECONDS
+from trt_vqgan.runtime.transformer import Stepper, TransformerEngine
+
+Int64Array = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float32]
+
+STRETCH = 17
+"""Steps of one runner before the next one's turn; 255 steps are 15 stretches. Short, so that a disturbance of seconds
+meets all runners; not shorter, because each turn begins with the other's data in the caches."""
+
+WARM_UP_STEPS = 3
+
+
+class StepRunner(Protocol):
+    """Runs the decode steps of one model with a cache of its own."""
+
+    def start(self, prefix: Int64Array) -> None:
+        """Begin with a cache that holds ``prefix`` int64 (B, L)."""
+
+    def step(self, tokens: Int64Array, position: int) -> FloatArray:
+        """Append ``tokens`` int64 (B,) at ``position`` and return logits float32 (B, V)."""
+
+
+class EngineSteps:
+    """Decode steps of the runtime, as its code generator makes them."""
+
+    def __init__(self, engine: TransformerEngine, *, capacity: int) -> None:
+        self._engine, self._capacity = engine, capacity
+        self._stepper: Stepper | None = None
+
+    def start(self, prefix: Int64Array) -> None:
+        """Begin with a cache that holds ``prefix`` int64 (B, L)."""
+        cache = self._engine.new_cache(batch=len(prefix), capacity=self._capacity)
+        self._engine.prefill(cache, prefix, rows=np.array([prefix.shape[1] - 1], dtype=np.int64), block=prefix.shape[1])
+        self._stepper = self._engine.stepper(cache)
+
+    def step(self, tokens: Int64Array, position: int) -> FloatArray:
+        """Append ``tokens`` int64 (B,) at ``position`` and return logits float32 (B, V)."""
+        assert self._stepper is not None
+        return self._stepper.step(tokens, np.full(len(tokens), position, dtype=np.int64))
+
+
+@dataclasses.dataclass(frozen=True)
+class StepTimes:
+    """What one runner did.
+
+    Attributes
+    ----------
+    rounds : seconds of each step, a list a round.
+    logits : float32 (B, steps, V) of the first round.
+    """
+
+    rounds: list[list[float]]
+    logits: FloatArray
+
+    def sums(self) -> list[float]:
+        """Return the seconds of all steps together, one number a round."""
+        return [sum(steps) for steps in self.rounds]
+
+    def all_steps(self) -> list[float]:
+        """Return the seconds of each step of every round."""
+        return [seconds for steps in self.rounds for seconds in steps]
+
+
+def time_steps(
+    runners: Mapping[str, StepRunner],
+    tokens: Int64Array,
+    *,
+    prefix: int,
+    rounds: int,
+    between: Callable[[], object] = lambda: None,
+    on_round: Callable[[int], object] = lambda done: None,
+) -> dict[str, StepTimes]:
+    """Return the times of each runner, which all get the same tokens.
+
+    In each round every runner goes through the whole sequence once, in stretches of `STRETCH` steps by turns; the
+    runner that begins a stretch changes from one to the next.
+
+    Parameters
+    ----------
+    tokens : int64 (B, T); the first ``prefix`` are there before the first step, each other one is appended in a step.
+    between : called, untimed, after each stretch of all runners.
+    on_round : called with the number of rounds done.
+    """
+    names = list(runners)
+    steps = tokens.shape[1] - prefix
+    logits: dict[str, list[FloatArray]] = {name: [] for name in names}
+    seconds: dict[str, list[list[float]]] = {name: [] for name in names}
+    for name in names:
+        runners[name].start(tokens[:, :prefix])
+        for i in range(min(WARM_UP_STEPS, steps)):
+            runners[name].step(tokens[:, prefix + i], prefix + i)
+    for number in range(rounds):
+        for name in names:
+            runners[name].start(tokens[:, :prefix])
+            seconds[name].append([])
+        for turn, first in enumerate(range(0, steps, STRETCH)):
+            for k in range(len(names)):
+                name = names[(turn + k) % len(names)]
+                time.sleep(PAUSE_SECONDS)
+                for position in range(prefix + first, prefix + min(first + STRETCH, steps)):
+                    start = time.perf_counter()
+                    found = runners[name].step(tokens[:, position], position)
+                    seconds[name][-1].append(time.perf_counter() - start)
+                    if number == 0:
+                        logits[name].append(found.copy())
+            between()
+        on_round(number + 1)
+    return {name: StepTimes(seconds[name], np.stack(logits[name], axis=1)) for name in names}
