@@ -66,6 +66,10 @@ def _rows(manifest: Manifest) -> list[tuple[str, str]]:
         if condition.kind == "class":
             class_names = ", ".join(manifest.class_names) or "without names"
             rows.append(("classes", f"{condition.num_classes}: {class_names}"))
+        if manifest.layout_classes:
+            rows.append(("layout classes", f"{len(manifest.layout_classes)}: {', '.join(manifest.layout_classes)}"))
+        if manifest.null_class is not None:
+            rows.append(("no class", f"{manifest.null_class}, so --guidance works"))
         sampling = manifest.sampling
         limits = f"top-k {sampling.top_k or 'off'}, top-p {sampling.top_p or 'off'}"
         rows.append(("sampling defaults", f"temperature {sampling.temperature:g}, {limits}"))
