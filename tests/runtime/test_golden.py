@@ -15,6 +15,7 @@ from tests.conftest import ROOT
 from tests.tolerances import GOLDEN_PROBABILITY_ABSOLUTE, LOGITS_FP32, NLL_FP32, NLL_INT8, PICTURE_GREY_LEVELS
 from trt_vqgan.export.parity import verify_bundle
 from trt_vqgan.runtime.code_generator import FREE
+from trt_vqgan.runtime.editing import region_mask
 from trt_vqgan.runtime.pipeline import Pipeline
 from trt_vqgan.runtime.sampler import Sampling
 
@@ -123,6 +124,13 @@ def test_completion_of_a_kept_half(golden: Golden) -> None:
     )
     for row in found.reshape(2, -1):
         np.testing.assert_array_equal(row, golden.expected["completion_indices"][0])
+
+
+def test_keeping_the_top_is_the_published_completion(golden: Golden) -> None:
+    picture = golden.expected["image"]
+    mask = region_mask("top", *picture.shape[:2])
+    result = golden.pipe.generate(condition_codes=golden.condition, init=picture, keep=mask, greedy=True)
+    np.testing.assert_array_equal(result.codes.reshape(1, -1), golden.expected["completion_indices"])
 
 
 @pytest.mark.parametrize(("name", "settings"), PROBABILITIES)
