@@ -1,8 +1,7 @@
 """The reference that everything is compared with: PyTorch's modules, run as the published code runs them.
 
 Settings are torch's defaults, in float32 and without compilation, on as many threads as the runtime gets. The cache is
-concatenated anew in each step. (The published sampler concatenates it twice, once over all layers and once in each;
-here it is done once, which is a little faster than published.)
+concatenated anew in each step, as published: once over all layers and once in each.
 """
 
 from __future__ import annotations
@@ -87,7 +86,7 @@ class TorchSteps:
 
     def __init__(self, reference: TorchReference) -> None:
         self._gpt = reference.gpt
-        self._past: list[tuple[torch.Tensor, torch.Tensor]] | None = None
+        self._past: list[torch.Tensor] | None = None
 
     @torch.no_grad()
     def start(self, prefix: Int64Array) -> None:

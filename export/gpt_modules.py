@@ -31,21 +31,19 @@ class SelfAttention(nn.Module):
         self.proj = nn.Linear(spec.hidden_size, spec.hidden_size)
         self.drop = nn.Dropout(dropout)
 
-    def forward(
-        self, x: torch.Tensor, past: tuple[torch.Tensor, torch.Tensor] | None = None
-    ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
-        """Return the attention's output (B, T, width) and the keys and values (B, heads, S, head size) seen so far."""
+    def forward(self, x: torch.Tensor, past: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the attention's output (B, T, width) and the new keys and values (2, B, heads, T, head size)."""
         batch, tokens, width = x.shape
         shape = (batch, tokens, self.num_heads, width // self.num_heads)
         q, k, v = (layer(x).view(shape).transpose(1, 2) for layer in (self.query, self.key, self.value))
+        present = torch.stack((k, v))
         if past is not None:
-            # the published sampler's cache: concatenated anew at each step, which is what bench measures against
             k, v = torch.cat((past[0], k), dim=2), torch.cat((past[1], v), dim=2)
         scores = q @ k.transpose(2, 3) * (1.0 / math.sqrt(shape[3]))
         if past is None:
             scores = scores.masked_fill(~visible_positions(tokens, self.num_unmasked).to(x.device), -math.inf)
         out = torch.softmax(scores, dim=-1) @ v
-        return self.drop(self.proj(out.transpose(1, 2).reshape(batch, tokens, width))), (k, v)
+        return self.drop(self.proj(out.transpose(1, 2).reshape(batch, tokens, width))), present
 
 
 class Block(nn.Module):
@@ -61,10 +59,8 @@ class Block(nn.Module):
             nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width), nn.Dropout(dropout)
         )
 
-    def forward(
-        self, x: torch.Tensor, past: tuple[torch.Tensor, torch.Tensor] | None = None
-    ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
-        """Return the residual stream (B, T, width) after this block, and its keys and values."""
+    def forward(self, x: torch.Tensor, past: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the residual stream (B, T, width) after this block, and its new keys and values."""
         attended, present = self.attn(self.ln1(x), past)
         x = x + attended
         return x + self.mlp(self.ln2(x)), present
@@ -98,16 +94,21 @@ class GPT(nn.Module):
         return logits
 
     def forward_with_past(
-        self, tokens: torch.Tensor, past: list[tuple[torch.Tensor, torch.Tensor]] | None
-    ) -> tuple[torch.Tensor, list[tuple[torch.Tensor, torch.Tensor]]]:
-        """Return logits and caches as the published cached sampler computes them (re-concatenated each step)."""
-        start = past[0][0].shape[2] if past is not None else 0
+        self, tokens: torch.Tensor, past: list[torch.Tensor] | None
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Return logits (B, T, V) and the cache to go on with, kept as the published sampler keeps it.
+
+        That is a list of what each call added, (layers, 2, B, heads, T, head size); every call concatenates all of it,
+        and each layer then its own part with the new keys and values. This is what bench measures against.
+        """
+        joined = torch.cat(past, dim=-2) if past is not None else None
+        start = joined.shape[-2] if joined is not None else 0
         x = self.tok_emb(tokens) + self.pos_emb[:, start : start + tokens.shape[1]]
         presents = []
         for i, block in enumerate(self.blocks):
-            x, present = block(x, past[i] if past is not None else None)
+            x, present = block(x, joined[i] if joined is not None else None)
             presents.append(present)
-        return self.head(self.ln_f(x)), presents
+        return self.head(self.ln_f(x)), [*(past or []), torch.stack(presents)]
 
 
 def visible_positions(tokens: int, num_unmasked: int) -> torch.Tensor:

@@ -24,6 +24,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from examples.landscapes.condition_maps import MAP_SIDE, MAPS, map_spec
+from examples.landscapes.encode_codes import CHUNK
 from examples.landscapes.published_layout import (
     autoencoder_config,
     class_condition,
@@ -66,28 +67,35 @@ class Sequences:
         return int(self.conditions.shape[2])
 
 
-def read_sequences(codes: list[Path], conditions: list[Path] | None) -> Sequences:
+def read_sequences(codes: list[Path], conditions: list[Path] | None, *, partial: bool = False) -> Sequences:
     """Return sequences of folders that encode_codes wrote, one after another; without `conditions` the class is one.
 
-    Raises ValueError for a folder that is not fully encoded, or condition folders that don't match the codes'.
+    With `partial`, what is encoded so far is taken of class folders. Raises ValueError for a folder that is not fully
+    encoded, or condition folders that don't match the codes'.
     """
-    pictures = np.concatenate([_read_codes(folder) for folder in codes])
+    read = [_read_codes(folder, partial=partial and conditions is None) for folder in codes]
+    pictures = np.concatenate([rows for rows, _ in read])
     if conditions is None:
-        kinds = np.concatenate([np.load(folder / "kinds.npy") for folder in codes]).astype(np.uint16)
+        labelled = zip(codes, read, strict=True)
+        kinds = np.concatenate([np.load(folder / "kinds.npy")[done] for folder, (_, done) in labelled]).astype(
+            np.uint16
+        )
         tokens = np.repeat(kinds[:, None, None], 2, axis=1)
     else:
-        tokens = np.concatenate([_read_codes(folder) for folder in conditions])
+        tokens = np.concatenate([_read_codes(folder, partial=False)[0] for folder in conditions])
     if len(tokens) != len(pictures):
         raise ValueError(f"{len(tokens)} conditions for {len(pictures)} pictures; encode the same sets for both")
     return Sequences(codes=pictures, conditions=tokens, is_class=conditions is None)
 
 
-def _read_codes(folder: Path) -> NDArray[np.uint16]:
+def _read_codes(folder: Path, *, partial: bool) -> tuple[NDArray[np.uint16], NDArray[np.bool_]]:
+    """Return the encoded rows uint16 (m, 2, T) and which rows of the set they are, bool (n,)."""
     done = np.load(folder / "done.npy")
-    if not done.all():
+    if not (done.all() or partial):
         raise ValueError(f"{folder}: {int(done.sum())} of {len(done)} chunks are encoded; run encode_codes again")
-    codes: NDArray[np.uint16] = np.load(folder / "codes.npy")
-    return codes.reshape(len(codes), 2, -1)
+    codes = np.load(folder / "codes.npy")
+    rows = np.repeat(done, CHUNK)[: len(codes)]
+    return codes[rows].reshape(int(rows.sum()), 2, -1), rows
 
 
 def gpt_spec(sequences: Sequences, *, layers: int, width: int) -> TransformerSpec:
@@ -109,10 +117,8 @@ class FusedAttention(SelfAttention):
     18 ms as its base computes it, 24 ms by torch's flash attention, 13 ms here.
     """
 
-    def forward(
-        self, x: torch.Tensor, past: tuple[torch.Tensor, torch.Tensor] | None = None
-    ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
-        """Return the attention's output (B, T, width), and keys and values (B · heads, T, head size); takes no past."""
+    def forward(self, x: torch.Tensor, past: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the output (B, T, width), and keys and values (2, B · heads, T, head size); takes no past."""
         if past is not None or self.num_unmasked:
             raise ValueError("this attention is for training causal models on whole sequences")
         batch, tokens, width = x.shape
@@ -122,7 +128,7 @@ class FusedAttention(SelfAttention):
         hidden = torch.full((tokens, tokens), -torch.inf, dtype=q.dtype).triu(1)
         scores = torch.baddbmm(hidden, q * size**-0.5, k.transpose(1, 2))
         out = (torch.softmax(scores, dim=-1) @ v).view(batch, self.num_heads, tokens, size)
-        return self.drop(self.proj(out.transpose(1, 2).reshape(batch, tokens, width))), (k, v)
+        return self.drop(self.proj(out.transpose(1, 2).reshape(batch, tokens, width))), torch.stack((k, v))
 
 
 def fuse_attention(model: GPT) -> None:
@@ -287,12 +293,13 @@ def main() -> None:
     parser.add_argument("--dropout", type=float, default=0.1)
     parser.add_argument("--measure-every", type=int, default=250)
     parser.add_argument("--measure-count", type=int, default=100)
+    parser.add_argument("--partial", action="store_true", help="train a class model on what is encoded so far")
     parser.add_argument("--export", action="store_true", help="write the checkpoint of the present state and stop")
     options = parser.parse_args()
     for given in (options.condition_stage, options.train_condition, options.held_out_condition):
         if (options.condition == "class") != (given is None):
             parser.error("labels and depth need --condition-stage and both condition folders, a class takes none")
-    train = read_sequences(options.train, options.train_condition)
+    train = read_sequences(options.train, options.train_condition, partial=options.partial)
     held_out = read_sequences(options.held_out, options.held_out_condition)
     spec = gpt_spec(train, layers=options.layers, width=options.width)
     run = Run(options.run, steps=options.steps)
