@@ -138,7 +138,7 @@ def map_gradients(
 
 def to_tensor(images: NDArray[np.uint8]) -> torch.Tensor:
     """Return pictures uint8 (B, H, W, 3) as float32 (B, 3, H, W) in [-1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float().div(127.5).sub(1).contiguous()
+    return torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float().div(127.5).sub(1).contiguous()
 
 
 def psnr_db(output: torch.Tensor, images: NDArray[np.uint8]) -> NDArray[np.float64]:

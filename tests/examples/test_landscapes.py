@@ -80,7 +80,7 @@ from examples.landscapes.codebook import Codebook
 from examples.landscapes.condition_maps import disparity
 from examples.landscapes.dataset import LandscapeSet
 from examples.landscapes.losses import PatchDiscriminator, output_gradient, reconstruction_loss
-from examples.landscapes.train_gpt import GptTraining, Sequences, fuse_attention, gpt_spec
+from examples.landscapes.train_gpt import GptTraining, Sequences, fuse_attention, gpt_spec, read_sequences
 from examples.landscapes.train_vqgan import Recipe, VqganTraining, measure
 from examples.landscapes.training_state import Run, compact, load_state, save_state
 from trt_vqgan.export.gpt_modules import GPT
@@ -157,6 +157,18 @@ def test_fused_attention_computes_the_reference() -> None:
     torch.testing.assert_close(model(tokens), wanted, rtol=0, atol=1e-5)
     with pytest.raises(ValueError, match="whole sequences"):
         model.forward_with_past(tokens[:, 1:2], model.forward_with_past(tokens[:, :1], None)[1])
+
+
+def test_unfinished_codes_are_refused_or_their_finished_part_is_read(tmp_path: Path) -> None:
+    codes = np.arange(50 * 2 * 4, dtype=np.uint16).reshape(50, 2, 2, 2)
+    np.save(tmp_path / "codes.npy", codes)
+    np.save(tmp_path / "kinds.npy", np.arange(50, dtype=np.uint8))
+    np.save(tmp_path / "done.npy", np.array([False, True, True]))
+    with pytest.raises(ValueError, match="2 of 3 chunks"):
+        read_sequences([tmp_path], None)
+    found = read_sequences([tmp_path], None, partial=True)
+    np.testing.assert_array_equal(found.codes, codes[20:].reshape(30, 2, 4))
+    np.testing.assert_array_equal(found.conditions[:, 1, 0], np.arange(20, 50))
 
 
 def test_compact_states_keep_small_moments(tmp_path: Path) -> None:
