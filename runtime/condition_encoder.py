@@ -133,6 +133,9 @@ class ConditionEncoder:
     def _encode_map(self, value: npt.ArrayLike, size: tuple[int, int], fit: Fit) -> Int64Array:
         assert self._autoencoder is not None
         spec: AutoencoderSpec = self._autoencoder.spec
+        side = self.condition.downsample_size
+        if side and _sides(value, spec) == (side, side):
+            size = side, side  # small already, as for upscaling: enlarging it would blur what is made small again
         if spec.modality == "depth":
             # scaled first, as published: a part that is cropped away counts for the picture's minimum and maximum
             maps = conditions.depth_map(value)
@@ -145,8 +148,8 @@ class ConditionEncoder:
             maps = conditions.segmentation_map(labels, spec.in_channels)
         else:
             maps = picture_maps(value, spec, size=size, fit=fit)
-        if self.condition.downsample_size:
-            maps = conditions.resize_nearest(maps, self.condition.downsample_size)
+        if side:
+            maps = conditions.resize_nearest(maps, side)
         return self._autoencoder.encode(maps)
 
     def _check_kind(self, given: set[str]) -> None:
@@ -158,6 +161,13 @@ class ConditionEncoder:
             raise ConditionError(f"this model ({condition.kind}) takes no {foreign[0]}; {takes}")
         if wanted and not given and condition.kind != "coordinates":
             raise ConditionError(f"this model needs a condition: give {wanted} (or condition_codes)")
+
+
+def _sides(value: npt.ArrayLike, spec: AutoencoderSpec) -> tuple[int, ...]:
+    """Return height and width of a condition map as it is given, whatever its form."""
+    shape = np.shape(value)
+    has_channels_last = spec.modality == "image" and np.asarray(value).dtype == np.uint8
+    return shape[-3:-1] if has_channels_last else shape[-2:]
 
 
 def argument_name(condition: ConditionSpec) -> str | None:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
+import trt_vqgan
+from tests.export.checkpoint_factory import make_checkpoint
 from trt_vqgan.errors import ConditionError, ShapeError
 from trt_vqgan.runtime import conditions
+from trt_vqgan.runtime.fitting import fit_labels
+from trt_vqgan.runtime.pipeline import Pipeline
 from trt_vqgan.spec import ConditionSpec
 
 COORDINATES = ConditionSpec(kind="coordinates", num_tokens=16, coordinate_levels=100, coordinate_factor=8)
@@ -119,3 +126,38 @@ def test_raw_tokens() -> None:
     for wrong in (np.zeros((1, 2)), np.zeros(3, int), np.zeros((0, 3), int), np.zeros((1, 1, 1, 1), int)):
         with pytest.raises(ShapeError, match="condition_codes"):
             conditions.raw_tokens(wrong, 4)
+
+
+def open_model(folder: Path, kind: str, **options: Any) -> Pipeline:
+    run = make_checkpoint(folder / "run", kind=kind, **options)
+    return trt_vqgan.load(trt_vqgan.export_checkpoint(run, folder / "bundle"), threads=1)
+
+
+def test_maps_of_another_size_are_fitted(tmp_path: Path) -> None:
+    labels = np.random.default_rng(0).integers(0, 7, (2, 50, 41))
+    with open_model(tmp_path, "segmentation") as pipe:
+        found = pipe.encode_condition(segmentation=labels)
+        assert found.shape == (2, 8, 8)
+        np.testing.assert_array_equal(found, pipe.encode_condition(segmentation=fit_labels(labels, 32, 32)))
+        padded = pipe.encode_condition(segmentation=labels, fit="pad")
+        assert (padded != found).any()
+
+
+def test_depth_is_scaled_before_it_is_cropped(tmp_path: Path) -> None:
+    depth = np.random.default_rng(0).uniform(0, 1, (32, 64))
+    depth[0, 0] = 9  # cropped away, and still the picture's maximum, as published
+    with open_model(tmp_path, "depth") as pipe:
+        scaled = conditions.depth_map(depth)[:, :, :, 16:48]
+        np.testing.assert_array_equal(pipe.encode_condition(depth=depth), pipe.encode_condition(depth=scaled))
+        assert (pipe.encode_condition(depth=depth) != pipe.encode_condition(depth=depth[:, 16:48])).any()
+
+
+def test_a_small_picture_for_upscaling_is_taken_as_it_is(tmp_path: Path) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (16, 16, 3)).astype(np.uint8)
+    large = picture.repeat(2, axis=0).repeat(2, axis=1)
+    with open_model(tmp_path, "first_stage", params={"downsample_cond_size": 16}) as pipe:
+        found = pipe.encode_condition(image=picture)
+        assert found.shape == (1, 4, 4)
+        np.testing.assert_array_equal(found, pipe.encode(picture[None]))
+        np.testing.assert_array_equal(found, pipe.encode_condition(image=large))
+        assert pipe.generate(image=picture).images.shape == (1, 32, 32, 3)
