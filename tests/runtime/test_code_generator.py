@@ -10,7 +10,7 @@ import pytest
 from tests.runtime.plain_sampler import plain_greedy
 from tests.runtime.small_models import SmallModel, make_model
 from trt_vqgan.errors import Cancelled
-from trt_vqgan.runtime.code_generator import FREE, CodeGenerator
+from trt_vqgan.runtime.code_generator import FREE, CodeGenerator, Guidance
 from trt_vqgan.runtime.sampler import Sampling
 from trt_vqgan.spec import AutoencoderSpec, ConditionSpec, ModelSpec
 
@@ -130,6 +130,50 @@ def test_drawn_codes_are_the_same_through_prefill_and_steps(tmp_path: Path, prec
         forced = np.full((4, 16), FREE)
         forced[:, :kept] = stepped[:, :kept]
         np.testing.assert_array_equal(generate(spec, model, cond, sampling=DRAWN, kept=forced), stepped)
+
+
+@pytest.mark.parametrize("num_unmasked", [0, 21])
+@pytest.mark.parametrize("one_pass", [False, True])
+def test_what_a_row_keeps_does_not_change_its_neighbours(tmp_path: Path, one_pass: bool, num_unmasked: int) -> None:
+    model = make_model(tmp_path, one_pass=one_pass, num_unmasked=num_unmasked)
+    spec = model_spec(model, num_tokens=16)
+    cond = conditions(16, 4)
+    rng = np.random.default_rng(6)
+    forced = np.where(np.arange(16) < [[0], [5], [16], [9]], rng.integers(0, 61, (4, 16)), FREE)
+    forced[3, [0, 12]] = FREE, 7
+    together = generate(spec, model, cond, sampling=DRAWN, kept=forced)
+    assert (together[forced != FREE] == forced[forced != FREE]).all()
+    for row in range(4):
+        one = slice(row, row + 1)
+        alone = generate(spec, model, cond[one], sampling=DRAWN, kept=forced[one], pictures=np.array([row]))
+        np.testing.assert_array_equal(alone[0], together[row])
+
+
+@pytest.mark.parametrize("num_unmasked", [0, 9])
+@pytest.mark.parametrize("permuted", [False, True])
+def test_guidance_is_its_formula(tmp_path: Path, num_unmasked: int, permuted: bool) -> None:
+    model = make_model(tmp_path, num_unmasked=num_unmasked)
+    permutation = tuple(np.random.default_rng(0).permutation(16).tolist()) if permuted else None
+    spec = model_spec(model, num_tokens=2, permutation=permutation)
+    cond, null = conditions(2, 2), np.array([3, 4])
+    found = generate(spec, model, cond, guidance=Guidance(scale=2.0, null_condition=null))
+    ordered = found[:, np.asarray(permutation)] if permutation is not None else found
+    for i in range(16):
+        given, without = (
+            model.reference_logits(np.concatenate([tokens, ordered[:, :i]], axis=1))[:, -1]
+            for tokens in (cond, np.stack([null, null]))
+        )
+        np.testing.assert_array_equal((without + 2 * (given - without)).argmax(axis=1), ordered[:, i])
+
+
+def test_codes_are_shown_while_they_are_drawn(model: SmallModel) -> None:
+    spec = model_spec(model, num_tokens=2)
+    seen: list[np.ndarray] = []
+    found = generate(spec, model, conditions(2, 2), on_codes=seen.append, codes_every=5)
+    assert [(codes != FREE).sum() for codes in seen] == [10, 20, 30]
+    for codes in seen:
+        drawn = codes.reshape(2, -1) != FREE
+        np.testing.assert_array_equal(codes.reshape(2, -1)[drawn], found[drawn])
 
 
 def test_equal_conditions_share_one_prefill(model: SmallModel, monkeypatch: pytest.MonkeyPatch) -> None:
