@@ -158,11 +158,10 @@ def test_guidance_is_its_formula(tmp_path: Path, num_unmasked: int, permuted: bo
     cond, null = conditions(2, 2), np.array([3, 4])
     found = generate(spec, model, cond, guidance=Guidance(scale=2.0, null_condition=null))
     ordered = found[:, np.asarray(permutation)] if permutation is not None else found
+    both = np.concatenate([cond, np.stack([null, null])])
     for i in range(16):
-        given, without = (
-            model.reference_logits(np.concatenate([tokens, ordered[:, :i]], axis=1))[:, -1]
-            for tokens in (cond, np.stack([null, null]))
-        )
+        tokens = np.concatenate([both, np.tile(ordered[:, :i], (2, 1))], axis=1)
+        given, without = np.split(model.reference_logits(tokens)[:, -1], 2)
         np.testing.assert_array_equal((without + 2 * (given - without)).argmax(axis=1), ordered[:, i])
 
 
