@@ -8,7 +8,9 @@ Notes
 -----
 Follows the published ObjectsBoundingBoxConditionalBuilder: boxes that don't meet the crop are dropped; with crop tokens
 the others keep their places in the whole scene, without them they are placed in the crop. There boxes are shuffled for
-training; here their order stays, so that a layout always has the same tokens.
+training; here their order stays, so that a layout always has the same tokens. Models of the published
+ObjectsCenterPointsConditionalBuilder (two tokens an object, none is released) aren't told apart: give their tokens as
+condition codes.
 """
 
 from __future__ import annotations

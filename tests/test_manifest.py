@@ -110,6 +110,16 @@ def plain(**changes: Any) -> Manifest:
     return Manifest(**(values | changes))
 
 
+def test_a_layouts_classes() -> None:
+    condition = ConditionSpec(kind="boxes", num_tokens=3)
+    model = dataclasses.replace(class_model(3), condition=condition)
+    manifest = plain(model=model, layout_classes=("cat", "dog"))
+    assert manifest_from_json(manifest_to_json(manifest)) == manifest
+    assert manifest.bundle_id == plain(model=model).bundle_id, "names don't change what is computed"
+    with pytest.raises(BundleError, match="two layout classes have the same name"):
+        plain(model=model, layout_classes=("cat", "cat"))
+
+
 def edited(**changes: Any) -> str:
     return json.dumps(json.loads(manifest_to_json(plain())) | changes)
 
@@ -129,6 +139,7 @@ def edited(**changes: Any) -> str:
         (edited(class_names=["a", "b"]), "2 class names, the model has 3 classes"),
         (edited(class_names=["a", "b", "a"]), "same name"),
         (edited(null_class=3), "null_class is 3"),
+        (edited(layout_classes=["a"]), "isn't conditioned on boxes"),
         (edited(precision={"encoder": "fp32"}), "precision names 'encoder'"),
         (edited(graphs={"decoder": {"file": "other.onnx"}}), "'other.onnx'"),
         (edited(sampling={"temperature": 0}), "temperature is 0"),
