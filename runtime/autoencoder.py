@@ -103,19 +103,27 @@ class Autoencoder:
         ------
         ShapeError : another shape, or a code outside the codebook.
         """
+        self.check_codes(codes)
+        factor = self.spec.factor
+        shape = (len(codes), codes.shape[1] * factor, codes.shape[2] * factor, self.spec.out_channels)
+        images = np.empty(shape, dtype=np.uint8)
+        for i, grid in enumerate(codes):
+            images[i] = to_uint8(self.decode_pixels(grid))
+        return images
+
+    def decode_pixels(self, grid: Int64Array) -> FloatArray:
+        """Return the decoder's own output, float32 (C, H, W) about [-1, 1], of one checked grid int64 (h, w)."""
+        (pixels,) = self._session("decoder").run(None, {"codes": np.ascontiguousarray(grid[None], dtype=np.int64)})
+        picture: FloatArray = pixels[0]
+        return picture
+
+    def check_codes(self, codes: Int64Array) -> None:
+        """Raise ShapeError unless codes are (B, h, w) with at least one code a picture, all in the codebook."""
         size = self.spec.codebook_size
         if codes.ndim != 3 or not codes.shape[1] or not codes.shape[2]:
             raise ShapeError(f"decode: found shape {codes.shape}, wanted (B, h, w)")
         if codes.size and (codes.min() < 0 or codes.max() >= size):
             raise ShapeError(f"decode: found codes from {codes.min()} to {codes.max()}, wanted 0 to {size - 1}")
-        factor = self.spec.factor
-        shape = (len(codes), codes.shape[1] * factor, codes.shape[2] * factor, self.spec.out_channels)
-        images = np.empty(shape, dtype=np.uint8)
-        session = self._session("decoder")
-        for i, grid in enumerate(codes):
-            (pixels,) = session.run(None, {"codes": np.ascontiguousarray(grid[None], dtype=np.int64)})
-            images[i] = to_uint8(pixels[0])
-        return images
 
     def close(self) -> None:
         """Release the sessions."""

@@ -20,6 +20,7 @@ from trt_vqgan.runtime.code_generator import FREE, CodeGenerator
 from trt_vqgan.runtime.condition_encoder import ClassIds, ConditionEncoder
 from trt_vqgan.runtime.editing import paste
 from trt_vqgan.runtime.fitting import Fit, check_fit
+from trt_vqgan.runtime.large_pictures import Windows, picture_size, window_condition
 from trt_vqgan.runtime.picture_arrays import picture_maps
 from trt_vqgan.runtime.requests import (
     GenerateArguments,
@@ -33,7 +34,9 @@ from trt_vqgan.runtime.requests import (
 from trt_vqgan.runtime.sampler import Sampling
 from trt_vqgan.runtime.sessions import check_onnxruntime
 from trt_vqgan.runtime.threads import resolve_threads
+from trt_vqgan.runtime.tiled_decoder import decode_tiled, default_overlap, default_tile
 from trt_vqgan.runtime.transformer import TransformerEngine
+from trt_vqgan.runtime.window_generator import WindowGenerator, WindowReport
 from trt_vqgan.spec import AutoencoderSpec, ModelSpec
 
 __all__ = ["OnPreview", "OnProgress", "Pipeline", "Preview", "Progress", "Result", "load"]
@@ -58,6 +61,7 @@ class Result:
     classes : int64 (N,) for a class model, else None.
     sampling : how the codes were drawn.
     seed : of the random numbers.
+    window_report : what windows cost, for pictures larger than the training size.
     """
 
     images: ImageArray
@@ -65,6 +69,7 @@ class Result:
     classes: Int64Array | None
     sampling: Sampling
     seed: int
+    window_report: WindowReport
 
 
 def load(
@@ -201,6 +206,7 @@ class Pipeline:
         layout: object = None,
         image: npt.ArrayLike | None = None,
         fit: Fit = "crop",
+        size: tuple[int, int] | None = None,
     ) -> Int64Array:
         """Return a condition as tokens: int64 (B, L), or (B, h, w) in raster order.
 
@@ -217,6 +223,7 @@ class Pipeline:
         image : pictures as `encode` takes them, of any size, for models conditioned on a picture.
         fit : how maps of another size than the model's are fitted to it: "crop" (the middle, as published), "pad" or
             "stretch".
+        size : (width, height) in pixels of a picture larger than the training size.
 
         Raises
         ------
@@ -232,8 +239,7 @@ class Pipeline:
             "layout": layout,
             "image": image,
         }
-        side = self.spec.autoencoder.resolution
-        return self._conditions.encode(given, size=(side, side), fit=check_fit(fit))
+        return self._conditions.encode(given, size=picture_size(size, self.spec), fit=check_fit(fit))
 
     def logits(self, cond: npt.ArrayLike, codes: npt.ArrayLike) -> FloatArray:
         """Return teacher-forced logits float32 (B, h·w, V): row i predicts code i given the condition and codes before.
@@ -299,6 +305,13 @@ class Pipeline:
         on_progress : called after each step with a `Progress`; returns False to cancel.
         on_preview : called with a `Preview` of each picture after every ``preview_every`` codes (by default a row of
             the grid); returns False to cancel. Each costs a decode. Models that draw all codes at once have none.
+        size : (width, height) in pixels, multiples of the factor, at least the training size: a window of that size
+            slides over the larger grid, by the published rule.
+        window_plan : "exact" shares work between windows, "plain" computes each by itself; the same codes.
+        window_shift : codes between two windows, 1 as published; up to half a window, faster and an approximation.
+        memory_bytes : bound on the windows' caches; windows beyond it are computed again, which
+            `Result.window_report` says.
+        decode_tiles : decode in overlapping tiles, in bounded memory: nearly the same pixels.
 
         Raises
         ------
@@ -314,6 +327,7 @@ class Pipeline:
             classes=request.conditions[:, 0].copy() if is_class else None,
             sampling=request.sampling,
             seed=request.seed,
+            window_report=request.window_report,
         )
 
     def generate_stream(self, **arguments: Unpack[GenerateArguments]) -> Iterator[tuple[int, Int64Array, ImageArray]]:
@@ -344,12 +358,23 @@ class Pipeline:
             codes = batch.draw()
             for i in range(len(codes)):
                 self._check_open()
-                picture = self._autoencoder.decode(codes[i : i + 1])[0]
+                picture = self._decode(codes[i], tiles=request.decode_tiles)
                 if request.originals is not None and request.kept is not None:
                     keep = (request.kept[start + i] != FREE).reshape(codes[i].shape)
                     picture = paste(picture, request.originals[start + i], keep)
-                batch.report(self.spec.num_codes, finished=start + i + 1)
+                batch.report(codes[i].size, finished=start + i + 1)
                 yield batch.pictures[i], codes[i], picture
+
+    def _decode(self, codes: Int64Array, *, tiles: bool) -> ImageArray:
+        """Return the picture uint8 (H, W, C) of codes int64 (h, w)."""
+        spec = self.spec.autoencoder
+        images = (
+            decode_tiled(self._autoencoder, codes[None], tile=default_tile(spec), overlap=default_overlap(spec))
+            if tiles
+            else self._autoencoder.decode(codes[None])
+        )
+        picture: ImageArray = images[0]
+        return picture
 
     def _decode_unfinished(self, codes: Int64Array) -> ImageArray:
         """Return the picture uint8 (H, W, C) of codes (h, w) of which some are `FREE`: those are grey.
@@ -425,11 +450,15 @@ class _Batch:
         self._rows = slice(start, min(start + request.batch_size, request.count))
         first = request.first_picture
         self.pictures = list(range(first + self._rows.start, first + self._rows.stop))
-        self._codes_a_picture = pipeline.spec.num_codes
+        factor = pipeline.spec.autoencoder.factor
+        self._grid = request.size[0] // factor, request.size[1] // factor
+        self._codes_a_picture = self._grid[0] * self._grid[1]
 
     def draw(self) -> Int64Array:
         """Return the codes int64 (B, h, w)."""
         request = self._request
+        if request.windows is not None:
+            return self._draw_windows(request, request.windows)
         return self._generator.generate(
             request.conditions[self._rows],
             sampling=request.sampling,
@@ -440,6 +469,24 @@ class _Batch:
             on_step=self.report,
             on_codes=None if request.on_preview is None else self._preview,
             codes_every=request.preview_every,
+        )
+
+    def _draw_windows(self, request: Request, windows: Windows) -> Int64Array:
+        rows, shape = self._rows, (len(self.pictures), *self._grid)
+        layouts = [windows.layouts[i % len(windows.layouts)] for i in range(rows.start, rows.stop) if windows.layouts]
+        return WindowGenerator(self._pipeline.spec, self._generator.engine).generate(
+            window_condition(self._pipeline.spec, windows, request.conditions[rows], layouts, self._grid),
+            kept=np.full(shape, FREE) if request.kept is None else request.kept[rows].reshape(shape),
+            sampling=request.sampling,
+            seed=request.seed,
+            pictures=np.array(self.pictures, dtype=np.int64),
+            plan=windows.plan,
+            shift=windows.shift,
+            memory_bytes=windows.memory_bytes,
+            on_step=self.report,
+            on_codes=None if request.on_preview is None else self._preview,
+            codes_every=request.preview_every,
+            report=request.window_report,
         )
 
     def report(self, done: int, finished: int | None = None) -> None:

@@ -35,6 +35,7 @@ class GenerationRecord:
     kept_codes : (h, w) codes that were kept of another picture, -1 where one was drawn; None where all were.
     pasted : whether the kept codes' pixels are the other picture's.
     guidance : None for none.
+    window_shift, decode_tiles : of pictures larger than the training size.
     """
 
     version: str
@@ -52,6 +53,8 @@ class GenerationRecord:
     kept_codes: tuple[tuple[int, ...], ...] | None = None
     pasted: bool = False
     guidance: float | None = None
+    window_shift: int = 1
+    decode_tiles: bool = False
     schema: int = SCHEMA_VERSION
 
     def to_text_chunk(self) -> dict[str, str]:

@@ -15,8 +15,18 @@ from trt_vqgan.runtime.code_generator import FREE, Guidance
 from trt_vqgan.runtime.condition_encoder import CONDITION_ARGUMENTS, ClassIds, ConditionEncoder
 from trt_vqgan.runtime.editing import kept_codes, kept_grid, padded_grid, resampled
 from trt_vqgan.runtime.fitting import Fit, check_fit, fit_picture
+from trt_vqgan.runtime.large_pictures import (
+    PLANS,
+    Windows,
+    condition_grid,
+    condition_grid_shape,
+    picture_size,
+)
+from trt_vqgan.runtime.layouts import Layout, read_layouts
+from trt_vqgan.runtime.memory import check_picture_memory
 from trt_vqgan.runtime.picture_arrays import uint8_pictures
 from trt_vqgan.runtime.sampler import Sampling
+from trt_vqgan.runtime.window_generator import Plan, WindowReport, check_windows
 
 Int64Array = npt.NDArray[np.int64]
 ImageArray = npt.NDArray[np.uint8]
@@ -90,6 +100,11 @@ class GenerateArguments(TypedDict, total=False):
     on_progress: OnProgress | None
     on_preview: OnPreview | None
     preview_every: int | None
+    size: tuple[int, int] | None
+    window_plan: Plan
+    window_shift: int
+    memory_bytes: int | None
+    decode_tiles: bool
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -98,11 +113,15 @@ class Request:
 
     Attributes
     ----------
-    conditions : int64 (n, L), a row a picture.
+    conditions : int64 (n, L), a row a picture; of a larger picture's map all its codes, in raster order.
+    size : height and width of the pictures, pixels.
+    windows : how pictures larger than the training size are drawn; None for pictures of that size.
+    decode_tiles : whether pictures are decoded in tiles.
     kept : int64 (n, h·w), raster order, `FREE` where a code is drawn; None where all are.
     originals : uint8 (n, H, W, C), pictures whose kept pixels are pasted back; None for none.
     guidance : None for none.
     preview_every : codes between two previews.
+    window_report : filled in while larger pictures are drawn.
     """
 
     conditions: Int64Array
@@ -110,12 +129,16 @@ class Request:
     seed: int
     first_picture: int
     batch_size: int
+    size: tuple[int, int]
+    windows: Windows | None = None
+    decode_tiles: bool = False
     kept: Int64Array | None = None
     originals: ImageArray | None = None
     guidance: Guidance | None = None
     on_progress: OnProgress | None = None
     on_preview: OnPreview | None = None
     preview_every: int = 0
+    window_report: WindowReport = dataclasses.field(default_factory=WindowReport)
 
     @property
     def count(self) -> int:
@@ -167,17 +190,22 @@ class RequestReader:
         preview_every = self._preview_every(arguments)
         fit = check_fit(arguments.get("fit", "crop"))
         init = self._init(arguments)
-        tokens = self._tokens(arguments, n, fit)
+        picture = picture_size(arguments.get("size"), self._manifest.model)
+        windows = self._windows(arguments, picture)
+        tokens = self._tokens(arguments, n, fit, picture, windows)
         count = n if n is not None else max(len(tokens), _rows(init), _rows(arguments.get("kept_codes"), grid=True))
         if not 0 <= first <= MAX_PICTURES - count:
             raise ShapeError(f"first_picture: found {first}, wanted 0 to {MAX_PICTURES - count}")
-        kept, originals = self._kept(arguments, init, count, seed, first, fit)
+        kept, originals = self._kept(arguments, init, count, seed, first, fit, picture)
         return Request(
             conditions=tokens[np.arange(count) % len(tokens)],
             sampling=sampling,
             seed=seed,
             first_picture=first,
             batch_size=size,
+            size=picture,
+            windows=windows,
+            decode_tiles=arguments.get("decode_tiles", False),
             kept=kept,
             originals=originals,
             guidance=guidance,
@@ -214,7 +242,37 @@ class RequestReader:
             raise ShapeError("preview_every: wanted on_preview too, which is called with the pictures")
         return self._manifest.model.autoencoder.latent_size if every is None else every
 
-    def _tokens(self, arguments: GenerateArguments, n: int | None, fit: Fit) -> Int64Array:
+    def _windows(self, arguments: GenerateArguments, size: tuple[int, int]) -> Windows | None:
+        """Return how a picture of ``size`` is drawn; None for the training size."""
+        model = self._manifest.model
+        plan, shift = arguments.get("window_plan", "exact"), arguments.get("window_shift", 1)
+        memory_bytes = arguments.get("memory_bytes")
+        if plan not in PLANS:
+            raise ShapeError(f"window_plan: found {plan!r}, wanted one of {', '.join(PLANS)}")
+        if memory_bytes is not None and memory_bytes < 0:
+            raise ShapeError(f"memory_bytes: found {memory_bytes}, wanted at least 0")
+        check_picture_memory(model.autoencoder, size[1], size[0], tiled=arguments.get("decode_tiles", False))
+        if size == (model.autoencoder.resolution,) * 2:
+            return None
+        check_windows(model, shift=shift)
+        if arguments.get("guidance") not in (None, 1):
+            raise ShapeError("guidance: works for pictures of the training size, leave size out")
+        condition = self._conditions.condition
+        shape = None
+        layouts: tuple[Layout, ...] = ()
+        if condition.kind in ("autoencoder", "coordinates"):
+            shape = condition_grid_shape(condition, model, size)
+        elif condition.kind == "boxes":
+            if arguments.get("layout") is None:
+                raise ConditionError(
+                    "a larger picture of a scene model needs its layout: each window has its own tokens"
+                )
+            layouts = tuple(read_layouts(arguments.get("layout"), self._manifest.layout_classes))
+        return Windows(plan=plan, shift=shift, memory_bytes=memory_bytes, condition_shape=shape, layouts=layouts)
+
+    def _tokens(
+        self, arguments: GenerateArguments, n: int | None, fit: Fit, size: tuple[int, int], windows: Windows | None
+    ) -> Int64Array:
         """Return condition tokens int64 (B, L), a row a condition."""
         given: dict[str, Any] = {name: arguments.get(name) for name in CONDITION_ARGUMENTS}
         codes = arguments.get("condition_codes")
@@ -222,15 +280,17 @@ class RequestReader:
         if codes is not None:
             if not nothing:
                 raise ConditionError("condition_codes is a condition of its own: leave the other one out")
-            return self._conditions.tokens(codes)
+            return self._checked(codes, windows)
         if self._conditions.condition.kind == "class" and nothing:
             return self._conditions.default_classes(n or 1)
-        return self._conditions.tokens(self._conditions.encode(given, size=self._size, fit=fit))
+        return self._checked(self._conditions.encode(given, size=size, fit=fit), windows)
 
-    @property
-    def _size(self) -> tuple[int, int]:
-        side = self._manifest.model.autoencoder.resolution
-        return side, side
+    def _checked(self, codes: npt.ArrayLike, windows: Windows | None) -> Int64Array:
+        """Return condition codes as int64 (B, L): a picture's tokens, or all codes of a larger picture's map."""
+        transformer = self._manifest.model.transformer
+        if windows is None or windows.condition_shape is None or transformer is None:
+            return self._conditions.tokens(codes)
+        return condition_grid(codes, windows.condition_shape, transformer.vocab_size)
 
     def _init(self, arguments: GenerateArguments) -> ImageArray | None:
         init, keep = arguments.get("init"), arguments.get("keep")
@@ -249,20 +309,27 @@ class RequestReader:
         return uint8_pictures(init, self._manifest.model.autoencoder.in_channels, "init")
 
     def _kept(
-        self, arguments: GenerateArguments, init: ImageArray | None, count: int, seed: int, first: int, fit: Fit
+        self,
+        arguments: GenerateArguments,
+        init: ImageArray | None,
+        count: int,
+        seed: int,
+        first: int,
+        fit: Fit,
+        size: tuple[int, int],
     ) -> tuple[Int64Array | None, ImageArray | None]:
         """Return kept codes int64 (count, h·w) and the fitted pictures to paste from, each where there is one."""
         if init is None:
             codes = arguments.get("kept_codes")
-            return (None if codes is None else self._given_codes(codes, count)), None
+            return (None if codes is None else self._given_codes(codes, count, size)), None
         factor = self._manifest.model.autoencoder.factor
         frame: dict[str, Any] = {
-            "picture": init.shape[1:3], "size": self._size, "factor": factor, "fit": fit,
+            "picture": init.shape[1:3], "size": size, "factor": factor, "fit": fit,
         }  # fmt: skip
         keep, share = arguments.get("keep"), arguments.get("resample")
         always = None if keep is None else kept_grid(keep, **frame)
         original_grid = padded_grid(**frame)
-        fitted = np.stack([fit_picture(picture, *self._size, fit=fit) for picture in init])
+        fitted = np.stack([fit_picture(picture, *size, fit=fit) for picture in init])
         encoded = self._encode(fitted)
         kept = np.empty((count, encoded[0].size), dtype=np.int64)
         for i in range(count):
@@ -273,14 +340,16 @@ class RequestReader:
             kept[i] = kept_codes(encoded[i % len(encoded)], stays).reshape(-1)
         return kept, (fitted[np.arange(count) % len(fitted)] if arguments.get("paste", False) else None)
 
-    def _given_codes(self, codes: npt.ArrayLike, count: int) -> Int64Array:
+    def _given_codes(self, codes: npt.ArrayLike, count: int, size: tuple[int, int]) -> Int64Array:
         array = np.asarray(codes)
         spec = self._manifest.model.autoencoder
-        side = spec.latent_size
+        grid = size[0] // spec.factor, size[1] // spec.factor
         if array.ndim == 2:
             array = array[None]
-        if array.dtype.kind not in "iu" or array.shape[1:] != (side, side) or not len(array):
-            raise ShapeError(f"kept_codes: found {array.dtype} {array.shape}, wanted integers (B, {side}, {side})")
+        if array.dtype.kind not in "iu" or array.shape[1:] != grid or not len(array):
+            raise ShapeError(
+                f"kept_codes: found {array.dtype} {array.shape}, wanted integers (B, {grid[0]}, {grid[1]})"
+            )
         if array.min() < FREE or array.max() >= spec.codebook_size:
             raise ShapeError(
                 f"kept_codes: found {array.min()} to {array.max()}, wanted 0 to {spec.codebook_size - 1}, or {FREE} "

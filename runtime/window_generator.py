@@ -15,7 +15,7 @@ from trt_vqgan.runtime.kv_cache import KVCache
 from trt_vqgan.runtime.philox import grid_position, random64
 from trt_vqgan.runtime.sampler import Sampling, draw_codes
 from trt_vqgan.runtime.transformer import TransformerEngine
-from trt_vqgan.runtime.window_plan import Rule, Task, plan_windows
+from trt_vqgan.runtime.window_plan import Rule, Task, check_shift, plan_windows
 from trt_vqgan.spec import ModelSpec
 
 Int64Array = npt.NDArray[np.int64]
@@ -50,6 +50,22 @@ class _Window:
     filled: int
 
 
+def check_windows(spec: ModelSpec, *, shift: int = 1) -> None:
+    """Raise where a model can't make pictures larger than its training size.
+
+    Raises
+    ------
+    SpecError : no transformer, an order of its own, or one-pass prediction; the published rule has none of them.
+    ShapeError : a shift that leaves codes outside their window.
+    """
+    if spec.transformer is None or spec.condition is None:
+        raise SpecError("a picture larger than the training size needs a transformer")
+    if spec.permutation is not None or spec.transformer.one_pass:
+        what = "an order of its own" if spec.permutation is not None else "one-pass prediction"
+        raise SpecError(f"this model has {what}; larger pictures need codes in raster order, one by one")
+    check_shift(shift, side=spec.autoencoder.latent_size)
+
+
 class WindowGenerator:
     """The sliding-window loop of one model. Every picture moves in step, so several pictures share each run.
 
@@ -63,15 +79,13 @@ class WindowGenerator:
 
     Raises
     ------
-    SpecError : the model has an order of its own or predicts in one pass; the published rule has neither.
+    SpecError : as `check_windows`.
     """
 
     def __init__(self, spec: ModelSpec, engine: TransformerEngine) -> None:
-        if spec.transformer is None or spec.condition is None:
-            raise SpecError("a picture larger than the training size needs a transformer")
-        if spec.permutation is not None or spec.transformer.one_pass:
-            what = "an order of its own" if spec.permutation is not None else "one-pass prediction"
-            raise SpecError(f"this model has {what}; larger pictures need codes in raster order, one by one")
+        check_windows(spec)
+        assert spec.transformer is not None
+        assert spec.condition is not None
         self.spec = spec
         self.transformer = spec.transformer
         self.engine = engine
@@ -90,6 +104,8 @@ class WindowGenerator:
         shift: int = 1,
         memory_bytes: int | None = None,
         on_step: StepCallback | None = None,
+        on_codes: Callable[[Int64Array], None] | None = None,
+        codes_every: int = 1,
         report: WindowReport | None = None,
     ) -> Int64Array:
         """Return codes int64 (n, h, w).
@@ -103,7 +119,8 @@ class WindowGenerator:
         shift : codes between two windows; above 1 an approximation.
         memory_bytes : bound on the caches alive at once (one window is always computed); windows beyond it are
             computed again.
-        on_step : called with the codes finished in each picture; may raise to stop.
+        on_step : called with the codes finished in each picture, kept ones included; may raise to stop.
+        on_codes : called after about every ``codes_every`` drawn codes with all codes so far, int64 (n, h, w).
         report : filled in.
 
         Raises
@@ -116,7 +133,8 @@ class WindowGenerator:
             raise ShapeError("kept: found pictures with different free codes, wanted the same ones in all")
         steps = plan_windows(free[0], side=self.side, rule=self.rule, shift=shift, wavefront=plan == "exact")
         run = _Run(self, condition, codes, plan, memory_bytes, report if report is not None else WindowReport())
-        done = 0
+        done = int((~free[0]).sum())
+        shown = done
         count = len(pictures)
         for step in steps:
             for tasks, logits in run.predict(step):
@@ -128,6 +146,9 @@ class WindowGenerator:
             done += len(step)
             if on_step is not None:
                 on_step(done)
+            if on_codes is not None and done - shown >= codes_every and done < free[0].size:
+                shown = done
+                on_codes(codes.copy())
         return codes
 
 

@@ -90,9 +90,7 @@ def plan_windows(
         raise ShapeError(
             f"grid: found {width}x{height} codes, wanted at least {side}x{side}, the size that the model was trained on"
         )
-    limit = side - side // 2
-    if not 1 <= shift <= limit:
-        raise ShapeError(f"window shift: found {shift}, wanted 1 to {limit}; a larger one leaves codes outside")
+    check_shift(shift, side=side)
     rows = [window_origin(i, height, side=side, rule=rule, shift=shift) for i in range(height)]
     columns = [window_origin(j, width, side=side, rule=rule, shift=shift) for j in range(width)]
     served: dict[tuple[int, int], int] = defaultdict(int)
@@ -107,6 +105,13 @@ def plan_windows(
         step = side * i + j if wavefront else width * i + j
         steps[step].append(Task(row=i, column=j, origin=origin, prefix=prefix, more=served[origin] > 0))
     return [steps[step] for step in sorted(steps)]
+
+
+def check_shift(shift: int, *, side: int) -> None:
+    """Raise ShapeError where a window that moves every ``shift`` codes would leave codes outside."""
+    limit = side - side // 2
+    if not 1 <= shift <= limit:
+        raise ShapeError(f"window shift: found {shift}, wanted 1 to {limit}; a larger one leaves codes outside")
 
 
 def positions_computed(steps: list[list[Task]], *, condition_tokens: int, shared: bool = True) -> int:

@@ -40,3 +40,6 @@ NLL_INT8 = 0.01
 BILINEAR_ABSOLUTE = 1e-4
 """Depth in [-1, 1] resized between two pixels an axis, against torch's, which rounds places to float32. Measured:
 5.3e-5 (333x471 to 32; below 2e-5 for the shapes of the tests)."""
+
+TILED_DEMO_PSNR_DB = 10.0
+"""placeholder"""

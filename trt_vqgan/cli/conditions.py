@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from trt_vqgan.manifest import Manifest
     from trt_vqgan.runtime.fitting import Fit
+    from trt_vqgan.runtime.layouts import Layout
     from trt_vqgan.runtime.pipeline import Pipeline
 
 KEYS = ("condition_codes", "codes")
@@ -111,8 +112,12 @@ def check_condition(
         raise ConditionError(f"this model is {model_kind(manifest)} and needs {needs}")
 
 
-def file_condition(pipeline: Pipeline, files: Mapping[str, Path | None], fit: Fit) -> npt.NDArray[np.int64] | None:
+def file_condition(
+    pipeline: Pipeline, files: Mapping[str, Path | None], fit: Fit, size: tuple[int, int] | None = None
+) -> npt.NDArray[np.int64] | None:
     """Return the condition that an option of `FILE_OPTIONS` gave as codes, int64 (B, L) or (B, h, w); None for none.
+
+    ``size`` is (width, height) in pixels of a picture larger than the training size.
 
     Raises
     ------
@@ -127,16 +132,22 @@ def file_condition(pipeline: Pipeline, files: Mapping[str, Path | None], fit: Fi
     name, path = given
     condition = pipeline.manifest.model.condition
     if name == "depth":
-        return pipeline.encode_condition(depth=condition_files.read_depth(path), fit=fit)
+        return pipeline.encode_condition(depth=condition_files.read_depth(path), fit=fit, size=size)
     if name == "segmentation":
         assert condition is not None
         assert condition.autoencoder is not None, "check_condition lets only models with label maps through"
         labels = condition_files.read_segmentation(path, num_labels=condition.autoencoder.in_channels)
-        return pipeline.encode_condition(segmentation=labels, fit=fit)
+        return pipeline.encode_condition(segmentation=labels, fit=fit, size=size)
     if name == "layout":
-        layouts = condition_files.read_layout(path, pipeline.manifest.layout_classes)
-        return pipeline.encode_condition(layout=layouts)
-    return pipeline.encode_condition(image=read_image(path), fit=fit)
+        return pipeline.encode_condition(layout=file_layout(pipeline, path))
+    return pipeline.encode_condition(image=read_image(path), fit=fit, size=size)
+
+
+def file_layout(pipeline: Pipeline, path: Path) -> list[Layout]:
+    """Return the boxes in a JSON file, as `Pipeline.generate` takes them."""
+    from trt_vqgan.runtime.condition_files import read_layout
+
+    return read_layout(path, pipeline.manifest.layout_classes)
 
 
 def read_codes(path: Path, keys: Sequence[str] = KEYS) -> npt.NDArray[np.int64]:

@@ -14,11 +14,12 @@ import click
 
 from trt_vqgan.cli import options
 from trt_vqgan.cli.commands import Interrupted
-from trt_vqgan.cli.conditions import check_condition, class_ids, file_condition, read_codes
+from trt_vqgan.cli.conditions import check_condition, class_ids, file_condition, file_layout, read_codes
 from trt_vqgan.cli.editing import editing_arguments, editing_options
 from trt_vqgan.cli.outputs import picture_paths
 from trt_vqgan.cli.progress import CodesProgress
 from trt_vqgan.cli.records import Again, as_grid, made_again, record_of
+from trt_vqgan.cli.sizes import SIZE_SETTINGS, size_arguments, size_options
 from trt_vqgan.cli.watching import Watcher, watching_options
 from trt_vqgan.errors import BundleError
 
@@ -63,6 +64,7 @@ MAX_SEED = (1 << 64) - 1
 @options.condition_codes_option
 @editing_options
 @watching_options
+@size_options
 @click.option("--grid", is_flag=True, help="Also write all pictures on one, OUT/grid.png.")
 @click.option(
     "--npz",
@@ -112,7 +114,7 @@ def generate(
         report = work.make(quiet=as_json)
         seconds = time.perf_counter() - start
         count = len(report["pictures"])
-        codes_per_second = count * pipeline.spec.num_codes / max(seconds, 1e-9)
+        codes_per_second = count * report.pop("codes_a_picture") / max(seconds, 1e-9)
         if as_json:
             about = {
                 "bundle_id": pipeline.bundle_id,
@@ -124,7 +126,10 @@ def generate(
             click.echo(json.dumps(about | report))
         else:
             made = "1 picture" if count == 1 else f"{count} pictures"
-            click.echo(f"{made} in {out} ({options.say_backend(pipeline)}, {codes_per_second:.0f} codes/s)")
+            again_said = ""
+            if report["windows_recomputed"]:
+                again_said = f"; {report['windows_recomputed']} windows were computed again to stay within --memory"
+            click.echo(f"{made} in {out} ({options.say_backend(pipeline)}, {codes_per_second:.0f} codes/s{again_said})")
 
 
 def _record(source: Path, settings: dict[str, Any]) -> GenerationRecord:
@@ -149,8 +154,15 @@ def _arguments(pipeline: Pipeline, settings: dict[str, Any]) -> GenerateArgument
     files = {name: settings[name] for name in options.FILE_CONDITIONS}
     check_condition(manifest, codes_file, classes, files)
     editing = editing_arguments(**{name: settings[name] for name in ("init", "keep", "resample", "paste")})
-    codes = read_codes(codes_file) if codes_file is not None else file_condition(pipeline, files, fit)
-    ids = class_ids(manifest, classes) if codes is None else []
+    large = size_arguments(**{name: settings[name] for name in SIZE_SETTINGS})
+    codes = layout = None
+    if codes_file is not None:
+        codes = read_codes(codes_file)
+    elif files["layout"] is not None and large.get("size") is not None:
+        layout = file_layout(pipeline, files["layout"])  # each window of a larger picture has tokens of its own
+    else:
+        codes = file_condition(pipeline, files, fit, large.get("size"))
+    ids = class_ids(manifest, classes) if codes is None and layout is None else []
     number = settings["number"]
     if number is None and ids and not classes:
         number = 1
@@ -159,6 +171,7 @@ def _arguments(pipeline: Pipeline, settings: dict[str, Any]) -> GenerateArgument
         "seed": settings["seed"] or 0,
         "class_id": ids or None,
         "condition_codes": codes,
+        "layout": layout,
         "fit": fit,
         "guidance": settings["guidance"],
         "temperature": settings["temperature"],
@@ -166,7 +179,7 @@ def _arguments(pipeline: Pipeline, settings: dict[str, Any]) -> GenerateArgument
         "top_p": settings["top_p"],
         "greedy": settings["greedy"],
     }
-    return arguments | editing
+    return arguments | editing | large
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -194,7 +207,10 @@ class _Work:
             grid = self._write(request, paths, written, quiet=quiet)
         except KeyboardInterrupt:
             raise Interrupted(f"{len(written)} of {request.count} pictures are written to {paths[0].parent}") from None
+        factor = self.pipeline.spec.autoencoder.factor
         return {
+            "codes_a_picture": request.size[0] * request.size[1] // factor**2,
+            "windows_recomputed": request.window_report.windows_recomputed,
             "pictures": written,
             "grid": None if grid is None else str(grid),
             "npz": None if self.npz is None else str(self.npz),
@@ -209,9 +225,9 @@ class _Work:
         from trt_vqgan.runtime.images import write_png
 
         spec = self.pipeline.spec
-        side = spec.autoencoder.resolution
+        height, width = request.size
         is_class = spec.condition is not None and spec.condition.kind == "class"
-        sheet = ContactSheet(request.count, side, side) if self.grid else None
+        sheet = ContactSheet(request.count, height, width) if self.grid else None
         with contextlib.ExitStack() as stack:
             watcher = self._watcher(request, paths)
             if watcher is not None:
@@ -223,7 +239,7 @@ class _Work:
             if self.npz is not None:
                 labels = [int(class_id) for class_id in request.conditions[:, 0]] if is_class else None
                 add_to_npz = stack.enter_context(
-                    image_npz(self.npz, count=request.count, height=side, width=side, labels=labels)
+                    image_npz(self.npz, count=request.count, height=height, width=width, labels=labels)
                 )
             progress = stack.enter_context(CodesProgress(quiet=quiet))
             request = dataclasses.replace(request, on_progress=progress)
@@ -254,15 +270,14 @@ class _Work:
     def _watcher(self, request: Request, paths: Sequence[Path]) -> Watcher | None:
         if self.preview is None and self.animate is None:
             return None
-        spec = self.pipeline.spec
-        side = spec.autoencoder.resolution
         every = self.preview or request.preview_every
+        codes = request.size[0] * request.size[1] // self.pipeline.spec.autoencoder.factor**2
         return Watcher(
             paths,
             first=request.first_picture,
             batch_size=request.batch_size,
-            size=(side, side),
-            steps=spec.num_codes // every,
+            size=request.size,
+            steps=codes // every,
             previews=self.preview is not None,
             animate=self.animate,
         )

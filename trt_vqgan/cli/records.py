@@ -57,6 +57,8 @@ def record_of(pipeline: Pipeline, request: Request, picture: int, codes: npt.NDA
         kept_codes=None if request.kept is None else as_grid(request.kept[index].reshape(codes.shape)),
         pasted=request.originals is not None,
         guidance=None if request.guidance is None else request.guidance.scale,
+        window_shift=1 if request.windows is None else request.windows.shift,
+        decode_tiles=request.decode_tiles,
     )
 
 
@@ -104,6 +106,12 @@ def made_again(pipeline: Pipeline, record: GenerationRecord, source: Path) -> Ag
         "condition_codes": None if record.condition_codes is None else np.array([record.condition_codes]),
         "kept_codes": None if record.kept_codes is None else np.array(record.kept_codes),
     }
+    autoencoder = pipeline.spec.autoencoder
+    grid = len(record.codes), len(record.codes[0])
+    if grid != (autoencoder.latent_size,) * 2:
+        arguments["size"] = (grid[1] * autoencoder.factor, grid[0] * autoencoder.factor)
+        arguments["window_shift"] = record.window_shift
+    arguments["decode_tiles"] = record.decode_tiles
     finish: Callable[[ImageArray], ImageArray] = lambda image: image  # noqa: E731
     if record.pasted and record.kept_codes is not None:
         finish = _paster(record.kept_codes, source, pipeline.spec.autoencoder.factor)
