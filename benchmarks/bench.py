@@ -21,6 +21,7 @@ from trt_vqgan.benchmarks.sampler_rows import sampler_rows
 from trt_vqgan.benchmarks.shapes import model_of_shape
 from trt_vqgan.benchmarks.step_rows import step_rows
 from trt_vqgan.benchmarks.subjects import BundleSubject, RandomSubject, Subject
+from trt_vqgan.benchmarks.window_rows import window_rows
 from trt_vqgan.errors import MissingDependencyError, ParityError, SpecError
 from trt_vqgan.extras import import_module
 from trt_vqgan.manifest import read_manifest
@@ -39,10 +40,12 @@ PARTS: dict[str, Callable[[Subject, Context], list[Row]]] = {
     "step": step_rows,
     "sampler": sampler_rows,
     "generate": generate_rows,
+    "window": window_rows,
 }
 OF_THE_AUTOENCODER = ("encode", "decode")
 STEPPING = ("step", "sampler")
-COMPARED = ("encode", "decode", "prefill", "step")
+COMPARED = ("encode", "decode", "prefill", "step", "window")
+ON_REQUEST = ("window",)  # takes minutes, and only models of random weights have it
 PRECISIONS = ("fp32", "int8")
 
 
@@ -197,7 +200,7 @@ def _parts_of(spec: ModelSpec, what: Sequence[str] | None) -> list[str]:
         )
     ]
     if what is None:
-        return possible
+        return [part for part in possible if part not in ON_REQUEST]
     for part in what:
         if part not in possible:
             raise SpecError(f"bench: {part!r} can't be measured of this model, only {', '.join(possible)}")

@@ -18,7 +18,7 @@ class Row:
 
     Attributes
     ----------
-    what : "step", "prefill", "sampler", "encode", "decode", "generate", "start-up" or "memory".
+    what : "step", "prefill", "sampler", "encode", "decode", "generate", "start-up", "memory" or "window".
     model : name of the model, such as "12x768".
     runner : what ran: "trt-vqgan" or "torch".
     precision : of the weights.

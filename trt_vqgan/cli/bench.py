@@ -11,7 +11,7 @@ from trt_vqgan.cli import options
 from trt_vqgan.cli.commands import debug_option
 from trt_vqgan.extras import import_module
 
-PARTS = ("encode", "decode", "prefill", "step", "sampler", "generate")
+PARTS = ("encode", "decode", "prefill", "step", "sampler", "generate", "window")
 PRECISIONS = ("fp32", "int8")
 STDOUT = Path("-")
 
@@ -77,7 +77,7 @@ def _json_file(context: click.Context, parameter: click.Parameter, value: Path |
     metavar="LAYERSxWIDTH",
     help="A transformer of this shape with random weights, and an f16 VQGAN; may be repeated.",
 )
-@click.option("--what", callback=_parts, metavar=",".join(PARTS), help="Parts to time.  [default: all]")
+@click.option("--what", callback=_parts, metavar=",".join(PARTS), help="Parts to time.  [default: all but window]")
 @click.option(
     "--precision",
     "precisions",
