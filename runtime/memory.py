@@ -10,7 +10,7 @@ from trt_vqgan.errors import ShapeError
 from trt_vqgan.runtime.images import MAX_PIXELS
 from trt_vqgan.spec import AutoencoderSpec
 
-LIVE_ACTIVATIONS = 8
+LIVE_ACTIVATIONS = 9
 """Activations of the largest level that are held at once, at most; docs/large-pictures.md has measurements."""
 
 LIVE_SCORES = 3
@@ -33,7 +33,7 @@ def decode_bytes(spec: AutoencoderSpec, height: int, width: int) -> int:
 
     Notes
     -----
-    8 x 4 x the largest level, plus 3 x 4 x (positions)^2 of the largest attention. A level i has H W / 4^i positions of
+    9 x 4 x the largest level, plus 3 x 4 x (positions)^2 of the largest attention. A level i has H W / 4^i positions of
     as many channels as it or the next lower one has, since the upsampled picture keeps the width from below.
     """
     if height < 1 or width < 1:
@@ -55,7 +55,7 @@ def encode_bytes(spec: AutoencoderSpec, height: int, width: int) -> int:
 
 
 def tiled_bytes(spec: AutoencoderSpec, height: int, width: int, *, frame: int) -> int:
-    """Return the most bytes that decoding in tiles within frames of frame x frame codes holds, the finished picture included.
+    """Return the most bytes that decoding in tiles holds, the finished picture included.
 
     Beside one frame's decoding: a band of pixels, at most a frame high and as wide as the picture, of which float32
     copies are made while it is blended and rounded, and the picture itself.
@@ -82,7 +82,7 @@ def check_picture_memory(
     height: int,
     *,
     tiled: bool,
-    tile: int | None = None,
+    frame: int | None = None,
     available: int | None = None,
 ) -> None:
     """Raise ShapeError where a picture of width x height pixels can't be decoded in the memory that there is.

@@ -59,7 +59,7 @@ def decode_tiled(
     tile : largest side of a tile, codes. Tiles of a picture are as many as needed and equally large, to one code.
     overlap : codes that neighbours share, from 0 (hard seams) to half of ``tile``.
     frame : side of the grid that is decoded for each tile, codes; beyond the tile it shows the picture thinned out. By
-        default ``tile``, which shows nothing else.
+        default `default_frame`; ``tile`` shows nothing else.
     on_tile : told of each finished tile.
 
     Raises
@@ -67,7 +67,7 @@ def decode_tiled(
     ShapeError : wrong codes, or a tile, overlap or frame out of range.
     """
     autoencoder.check_codes(codes)
-    side = frame if frame is not None else tile
+    side = frame if frame is not None else max(tile, default_frame(autoencoder.spec))
     check_tiles(tile=tile, overlap=overlap, frame=side)
     spec = autoencoder.spec
     factor = spec.factor
@@ -82,12 +82,10 @@ def decode_tiled(
     def band(grid: Int64Array, top: int, bottom: int) -> FloatArray:
         """Return pixels float32 (C, rows, W) of the tiles from row ``top`` to ``bottom``."""
         pixels = np.empty((spec.out_channels, (bottom - top) * factor, width * factor), dtype=np.float32)
-        shown_rows, above = framed(top, bottom, length=height, frame=side)
         done = 0
         for start, stop in columns:
-            shown_columns, before = framed(start, stop, length=width, frame=side)
-            part = autoencoder.decode_pixels(grid[shown_rows][:, shown_columns])
-            part = part[:, above * factor :, before * factor :]
+            shown, above, before = framed(grid, (top, bottom), (start, stop), frame=side)
+            part = autoencoder.decode_pixels(shown)[:, above * factor :, before * factor :]
             part = part[:, : pixels.shape[1], : (stop - start) * factor]
             fade = (done - start) * factor
             left = start * factor
@@ -135,23 +133,31 @@ def spans(length: int, *, tile: int, overlap: int) -> list[tuple[int, int]]:
     return [(starts[k], starts[k + 1] + overlap) for k in range(count)]
 
 
-def framed(start: int, stop: int, *, length: int, frame: int) -> tuple[Int64Array, int]:
-    """Return which codes along a side a frame shows, int64 ascending, and where among them the tile begins.
+def framed(
+    grid: Int64Array, rows: tuple[int, int], columns: tuple[int, int], *, frame: int
+) -> tuple[Int64Array, int, int]:
+    """Return the codes to decode for one tile, and the row and column at which the tile begins among them.
 
-    The tile's codes are all there. Those before and after it are thinned out evenly, so that the frame has at most
-    ``frame`` codes and the tile lies in it about where it lies in the picture.
+    The whole grid, thinned out evenly to at most frame x frame codes, with the tile's own codes laid over it about
+    where they belong. A grid that needs no thinning comes back as it is.
     """
-    before, after = start, length - stop
-    room = min(frame - (stop - start), before + after)
-    ahead = room * before // (before + after) if room else 0
-    ahead = max(ahead, room - after)
-    shown = [_thinned(0, before, ahead), np.arange(start, stop), _thinned(stop, length, room - ahead)]
-    return np.concatenate(shown), ahead
+    height, width = grid.shape
+    shown = grid[_thinned(height, min(height, frame))][:, _thinned(width, min(width, frame))]
+    top = _place(rows, length=height, room=shown.shape[0])
+    left = _place(columns, length=width, room=shown.shape[1])
+    shown[top : top + rows[1] - rows[0], left : left + columns[1] - columns[0]] = grid[slice(*rows), slice(*columns)]
+    return shown, top, left
 
 
-def _thinned(start: int, stop: int, count: int) -> Int64Array:
-    """Return ``count`` numbers from ``start`` up to ``stop``, in the middles of equal parts."""
-    return start + (2 * np.arange(count) + 1) * (stop - start) // (2 * max(1, count))
+def _thinned(length: int, count: int) -> Int64Array:
+    """Return ``count`` of the numbers below ``length``, in the middles of equal parts."""
+    return (2 * np.arange(count, dtype=np.int64) + 1) * length // (2 * count)
+
+
+def _place(span: tuple[int, int], *, length: int, room: int) -> int:
+    """Return where a tile begins in a frame of ``room`` codes, in proportion to where it begins in the picture."""
+    size = span[1] - span[0]
+    return span[0] * (room - size) // (length - size) if length > size else 0
 
 
 def _fade_in(below: FloatArray, above: FloatArray, *, axis: int) -> None:
