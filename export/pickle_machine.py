@@ -147,7 +147,10 @@ class _Machine:
         text = self.line().removesuffix("L")
         if len(text) > 2 * _MAX_INTEGER_BYTES:
             raise DamagedFileError(f"byte {self.pos}: found an integer of {len(text)} digits")
-        return int(text)
+        try:
+            return int(text)
+        except ValueError as error:
+            raise DamagedFileError(f"byte {self.pos}: found {text[:20]!r}, wanted an integer") from error
 
     # The stack
 

@@ -203,6 +203,8 @@ def test_broken_pickles(data: bytes) -> None:
 @given(data=st.binary(max_size=200))
 @example(b"\x80\x02(1.")
 @example(b"((1e.")
+@example(b"I\n")
+@example(b"L12x\n")
 def test_any_bytes_give_a_value_or_one_error(data: bytes) -> None:
     with contextlib.suppress(DamagedFileError):
         interpret(data)
