@@ -138,8 +138,8 @@ def test_previews_and_progress_of_a_large_picture(of_class: Model) -> None:
 
 
 def test_decoding_in_tiles_is_nearly_the_same(of_class: Model) -> None:
-    whole = of_class.pipe.generate(class_id=1, size=(96, 64), greedy=True)
-    tiles = of_class.pipe.generate(class_id=1, size=(96, 64), greedy=True, decode_tiles=True)
+    whole = of_class.pipe.generate(class_id=1, size=(128, 64), greedy=True)
+    tiles = of_class.pipe.generate(class_id=1, size=(128, 64), greedy=True, decode_tiles=True)
     np.testing.assert_array_equal(tiles.codes, whole.codes)
     assert tiles.images.shape == whole.images.shape
     assert not np.array_equal(tiles.images, whole.images)
