@@ -35,11 +35,21 @@ ImageArray = npt.NDArray[np.uint8]
 GENERATED = ((0, 32, 48), (4, 48, 64))
 """Class, rows and columns of codes of the generated grids."""
 
-PHOTO_CODES = (64, 96)
-"""Rows and columns of codes of a photo."""
+PHOTO_CODES = (88, 128)
+"""Rows and columns of codes of a photo: two by three tiles of exactly 48 with an overlap of 8."""
 
-CHOICES = ((24, 0, 24), (24, 8, 24), (32, 8, 32), (48, 8, 48), (16, 4, 32), (24, 4, 48), (24, 8, 48))
-"""Tile, overlap and frame, codes."""
+CHOICES = (
+    (24, 8, 0),
+    (32, 8, 0),
+    (48, 0, 0),
+    (48, 8, 0),
+    (48, 24, 0),
+    (16, 4, 32),
+    (24, 4, 48),
+    (24, 8, 48),
+    (32, 8, 48),
+)
+"""Tile, overlap and frame (0 for none), codes."""
 
 TINT_CODES = 4
 """Side in codes of the blocks whose means are compared: what would be seen as a patch of another shade."""
@@ -77,17 +87,23 @@ def compare(autoencoder: Autoencoder, codes: Int64Array, *, name: str, pictures:
     rows = []
     for tile, overlap, frame in CHOICES:
         down, across = (spans(length, tile=tile, overlap=overlap) for length in (height, width))
-        if max(height, width) <= frame:
+        if max(height, width) <= max(tile, frame):
             continue
+        # tiles are cut equally, so the largest may be smaller than asked for
+        at_once = tuple(
+            min(frame, length) if frame else max(stop - start for start, stop in cuts)
+            for length, cuts in ((height, down), (width, across))
+        )
         tiled = decode_tiled(autoencoder, codes, tile=tile, overlap=overlap, frame=frame)[0]
         _write(pictures, f"{name}-tile{tile}-overlap{overlap}-frame{frame}", tiled)
-        decoded = len(down) * len(across) * min(frame, height) * min(frame, width) / (height * width)
+        decoded = len(down) * len(across) * at_once[0] * at_once[1] / (height * width)
         difference = int(np.abs(whole.astype(np.int64) - tiled).max())
-        memory = say_bytes(tiled_bytes(spec, height, width, frame=frame))
+        memory = say_bytes(tiled_bytes(spec, height, width, frame=max(at_once)))
         tint = largest_tint(tiled, whole, side=TINT_CODES * spec.factor)
         rows.append(
             f"| {name} {height}x{width} | {tile} | {overlap} | {frame} | {len(down)}x{len(across)} "
-            f"| {psnr_db(whole, tiled):.1f} | {difference} | {tint:.1f} | {decoded:.1f} | {memory} |"
+            f"| {at_once[0]}x{at_once[1]} | {psnr_db(whole, tiled):.1f} | {difference} | {tint:.1f} "
+            f"| {decoded:.1f} | {memory} |"
         )
     return rows
 
@@ -108,8 +124,11 @@ def main(arguments: list[str] | None = None) -> None:
         codebook=np.load(options.bundle / "codebook.npy", allow_pickle=False),
         threads=available_threads(),
     )
-    print("| grid | tile | overlap | frame | tiles | PSNR, dB | largest difference | largest tint | work | memory |")
-    print("|---|---|---|---|---|---|---|---|---|---|")
+    print(
+        "| grid | tile | overlap | frame | tiles | decoded at once | PSNR, dB | largest difference | largest tint "
+        "| work | memory |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|---|---|")
     for class_id, rows, columns in GENERATED:
         codes = generated_codes(options.bundle, manifest, class_id=class_id, rows=rows, columns=columns)
         name = manifest.class_names[class_id] if manifest.class_names else f"class {class_id}"

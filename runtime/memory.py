@@ -57,8 +57,9 @@ def encode_bytes(spec: AutoencoderSpec, height: int, width: int) -> int:
 def tiled_bytes(spec: AutoencoderSpec, height: int, width: int, *, frame: int) -> int:
     """Return the most bytes that decoding in tiles holds, the finished picture included.
 
-    Beside one frame's decoding: a band of pixels, at most a frame high and as wide as the picture, of which float32
-    copies are made while it is blended and rounded, and the picture itself.
+    ``frame`` is the side of what is decoded at once, codes: the frame, or the tile where there is none. Beside it: a
+    band of pixels, at most as high as that and as wide as the picture, of which float32 copies are made while it is
+    blended and rounded, and the picture itself.
     """
     row = width * spec.factor * spec.out_channels
     rows = min(frame, height) * spec.factor

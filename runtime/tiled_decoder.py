@@ -59,7 +59,7 @@ def decode_tiled(
     tile : largest side of a tile, codes. Tiles of a picture are as many as needed and equally large, to one code.
     overlap : codes that neighbours share, from 0 (hard seams) to half of ``tile``.
     frame : side of the grid that is decoded for each tile, codes; beyond the tile it shows the picture thinned out. By
-        default `default_frame`; ``tile`` shows nothing else.
+        default `default_frame`; 0 decodes each tile alone.
     on_tile : told of each finished tile.
 
     Raises
@@ -72,7 +72,7 @@ def decode_tiled(
     spec = autoencoder.spec
     factor = spec.factor
     height, width = codes.shape[1:]
-    if height <= side and width <= side:
+    if max(height, width) <= side:
         tile = side  # the frame shows all of it already
     rows, columns = spans(height, tile=tile, overlap=overlap), spans(width, tile=tile, overlap=overlap)
     images = np.empty((len(codes), height * factor, width * factor, spec.out_channels), dtype=np.uint8)
@@ -110,13 +110,13 @@ def decode_tiled(
 
 
 def check_tiles(*, tile: int, overlap: int, frame: int) -> None:
-    """Raise ShapeError unless tile >= 1, overlap is from 0 to half of it, and frame at least as large."""
+    """Raise ShapeError unless tile >= 1, overlap is from 0 to half of it, and frame 0 or at least as large."""
     if tile < 1:
         raise ShapeError(f"tile: found {tile} codes, wanted at least 1")
     if not 0 <= 2 * overlap <= tile:
         raise ShapeError(f"overlap: found {overlap} codes for tiles of {tile}, wanted 0 to {tile // 2}")
-    if frame < tile:
-        raise ShapeError(f"frame: found {frame} codes for tiles of {tile}, wanted at least as many")
+    if frame != 0 and frame < tile:
+        raise ShapeError(f"frame: found {frame} codes for tiles of {tile}, wanted at least as many, or 0 for none")
 
 
 def spans(length: int, *, tile: int, overlap: int) -> list[tuple[int, int]]:
@@ -139,8 +139,10 @@ def framed(
     """Return the codes to decode for one tile, and the row and column at which the tile begins among them.
 
     The whole grid, thinned out evenly to at most frame x frame codes, with the tile's own codes laid over it about
-    where they belong. A grid that needs no thinning comes back as it is.
+    where they belong. A grid that needs no thinning comes back as it is, and without a frame (0) the tile alone.
     """
+    if not frame:
+        return grid[slice(*rows), slice(*columns)], 0, 0
     height, width = grid.shape
     shown = grid[_thinned(height, min(height, frame))][:, _thinned(width, min(width, frame))]
     top = _place(rows, length=height, room=shown.shape[0])
