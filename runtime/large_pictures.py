@@ -9,7 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from trt_vqgan.errors import ConditionError, ShapeError, SpecError
+from trt_vqgan.errors import ShapeError, SpecError
+from trt_vqgan.runtime.conditions import raw_tokens
 from trt_vqgan.runtime.layouts import Layout, layout_tokens, window_crop
 from trt_vqgan.runtime.window_generator import Plan, WindowCondition
 from trt_vqgan.spec import ConditionSpec, ModelSpec
@@ -105,11 +106,7 @@ def condition_grid(codes: npt.ArrayLike, shape: tuple[int, int], vocab_size: int
             f"condition_codes: found {array.dtype} {array.shape}, wanted integers (B, {height}, {width}) for a picture "
             "of this size"
         )
-    if array.size and (array.min() < 0 or array.max() >= vocab_size):
-        raise ConditionError(
-            f"condition_codes: found codes from {array.min()} to {array.max()}, wanted 0 to {vocab_size - 1}"
-        )
-    return array.reshape(len(array), height * width).astype(np.int64)
+    return raw_tokens(array, vocab_size)
 
 
 def window_condition(

@@ -122,14 +122,6 @@ def window_crop(top: int, left: int, *, side: int, height: int, width: int) -> R
     return left / width, top / height, side / width, side / height
 
 
-def window_origin(position: int, *, count: int, side: int) -> int:
-    """Return the first row (or column) of the window for a code: the code in its middle, the window in the picture.
-
-    Source: the published script for scenes, whose windows differ from those of the other models.
-    """
-    return min(max(position - (side - 1) // 2, 0), count - side)
-
-
 def _layout(value: object, classes: Sequence[str]) -> Layout:
     if isinstance(value, Layout):
         return value

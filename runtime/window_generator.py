@@ -90,6 +90,7 @@ class WindowGenerator:
         self.transformer = spec.transformer
         self.engine = engine
         self.side = spec.autoencoder.latent_size
+        self.condition_tokens = spec.condition.num_tokens
         self.rule: Rule = "margin" if spec.condition.kind == "boxes" else "centred"
 
     def generate(
@@ -165,6 +166,7 @@ class _Run:
         report: WindowReport,
     ) -> None:
         self._engine, self._spec, self._side = owner.engine, owner.transformer, owner.side
+        self._condition_tokens = owner.condition_tokens
         self._condition, self._codes = condition, codes
         self._sharing = plan == "exact"
         self._memory_bytes = memory_bytes
@@ -193,18 +195,18 @@ class _Run:
 
     def _unmasked_fits(self, task: Task) -> bool:
         """Whether a cache of this window stays true as it grows: no position to come is seen by earlier ones."""
-        return bool(self._spec.num_unmasked <= self._sequence(task).shape[1])
+        return self._spec.num_unmasked <= self._condition_tokens + task.prefix
 
     def _shared(self, task: Task) -> FloatArray:
         sequence = self._sequence(task)
         length = sequence.shape[1]
         window = self._windows.pop(task.origin, None)
         if window is None:
-            cache = self._new_cache(sequence, task)
+            cache = self._new_cache()
             if cache is None:
                 self._report.windows_recomputed += 1
                 return self._whole([task])
-            logits = self._fill(cache, sequence, task.prefix)
+            logits = self._fill(cache, sequence)
             window = _Window(cache, length)
         else:
             logits = self._engine.extend(
@@ -222,16 +224,16 @@ class _Run:
             self._live_bytes -= self._cache_bytes(window.cache)
         return logits
 
-    def _new_cache(self, sequence: Int64Array, task: Task) -> KVCache | None:
+    def _new_cache(self) -> KVCache | None:
         """Return a cache for the whole of a window, or None where it doesn't fit the bound."""
-        capacity = sequence.shape[1] - task.prefix + self._side * self._side
-        wanted = KVCache.bytes_needed(self._spec, batch=len(sequence), capacity=capacity)
+        capacity = self._condition_tokens + self._side * self._side
+        wanted = KVCache.bytes_needed(self._spec, batch=len(self._codes), capacity=capacity)
         # twice: windows that are computed by themselves need room for a cache of their own meanwhile
         if self._memory_bytes is not None and self._live_bytes + 2 * wanted > self._memory_bytes:
             return None
         self._live_bytes += wanted
         self._report.peak_cache_bytes = max(self._report.peak_cache_bytes, self._live_bytes)
-        return self._engine.new_cache(batch=len(sequence), capacity=capacity)
+        return self._engine.new_cache(batch=len(self._codes), capacity=capacity)
 
     def _cache_bytes(self, cache: KVCache) -> int:
         return KVCache.bytes_needed(self._spec, batch=cache.batch, capacity=cache.capacity)
@@ -242,7 +244,7 @@ class _Run:
         if not self._sharing:
             size = 1
         elif self._memory_bytes is not None:
-            length = self._sequence(tasks[0]).shape[1]
+            length = self._condition_tokens + tasks[0].prefix
             each = KVCache.bytes_needed(self._spec, batch=len(self._codes), capacity=length)
             size = max(1, min(size, (self._memory_bytes - self._live_bytes) // each))
         for start in range(0, len(tasks), size):
@@ -254,10 +256,10 @@ class _Run:
         cache = self._engine.new_cache(batch=len(sequence), capacity=sequence.shape[1])
         used = self._live_bytes + self._cache_bytes(cache)
         self._report.peak_cache_bytes = max(self._report.peak_cache_bytes, used)
-        return self._fill(cache, sequence, tasks[0].prefix, count=len(tasks))
+        return self._fill(cache, sequence, count=len(tasks))
 
-    def _fill(self, cache: KVCache, sequence: Int64Array, prefix: int, *, count: int = 1) -> FloatArray:
+    def _fill(self, cache: KVCache, sequence: Int64Array, *, count: int = 1) -> FloatArray:
         """Compute whole sequences into an empty cache; return the logits float32 (B, V) of their last positions."""
         length = sequence.shape[1]
         self._report.positions_computed += count * length
-        return self._engine.prefill(cache, sequence, rows=np.array([length - 1]), block=length - prefix)[:, 0]
+        return self._engine.prefill(cache, sequence, rows=np.array([length - 1]), block=self._condition_tokens)[:, 0]

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 import trt_vqgan
 from tests.export.checkpoint_factory import make_checkpoint
 from trt_vqgan.errors import ConditionError
-from trt_vqgan.runtime.layouts import Layout, LayoutBox, layout_tokens, read_layouts, window_crop, window_origin
+from trt_vqgan.runtime.layouts import Layout, LayoutBox, layout_tokens, read_layouts, window_crop
+from trt_vqgan.runtime.window_plan import window_origin
 
 VOCAB = 8192
 CLASSES = [f"thing-{i}" for i in range(60)]
@@ -51,8 +52,8 @@ def test_the_published_tokens(num_tokens: int, crop: Any, objects: list[int], cr
 
 def test_a_window_is_a_crop() -> None:
     """A 24 x 20 grid: the windows of the published script for scenes."""
-    assert [window_origin(i, count=24, side=16) for i in (0, 7, 8, 12, 15, 16, 23)] == [0, 0, 1, 5, 8, 8, 8]
-    assert window_origin(5, count=16, side=16) == 0
+    assert [window_origin(i, 24, side=16, rule="margin") for i in (0, 7, 8, 12, 15, 16, 23)] == [0, 0, 1, 5, 8, 8, 8]
+    assert window_origin(5, 16, side=16, rule="margin") == 0
     assert window_crop(4, 7, side=16, height=20, width=24) == (7 / 24, 0.2, 16 / 24, 0.8)
 
 
