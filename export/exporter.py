@@ -14,7 +14,7 @@ import numpy as np
 
 import trt_vqgan
 from trt_vqgan.errors import ExportError
-from trt_vqgan.export.autoencoder_graph import decoder_graph, encoder_graph
+from trt_vqgan.export.autoencoder_graph import codebook_key, decoder_graph, encoder_graph
 from trt_vqgan.export.checkpoint import Checkpoint, open_checkpoint
 from trt_vqgan.export.gumbel_input import choose_gumbel_input
 from trt_vqgan.export.transformer_graph import transformer_graph
@@ -87,25 +87,26 @@ def export_checkpoint(
         (on_decision or say)(evidence.told)
         autoencoder = dataclasses.replace(spec.autoencoder, gumbel_input=evidence.chosen)
         spec = dataclasses.replace(spec, autoencoder=autoencoder)
+    is_boxes = spec.condition is not None and spec.condition.kind == "boxes"
+    # made before any graph, so that a wrong name or number is told at once
+    described = Manifest(
+        model=spec,
+        graphs={},
+        files={},
+        made_by=_made_by(checkpoint),
+        sampling=_sampling_defaults(spec, temperature, top_k, top_p),
+        class_names=() if is_boxes else tuple(class_names),
+        layout_classes=tuple(class_names) if is_boxes else (),
+        null_class=null_class,
+        licence=licence,
+        provenance=provenance,
+    )
     target.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
     try:
         graphs, precisions = write_graphs(folder, spec, checkpoint.weights, precision=precision, say=say)
         say("hashing")
-        is_boxes = spec.condition is not None and spec.condition.kind == "boxes"
-        manifest = Manifest(
-            model=spec,
-            graphs=graphs,
-            files=record_files(folder),
-            made_by=_made_by(checkpoint),
-            precision=precisions,
-            sampling=_sampling_defaults(spec, temperature, top_k, top_p),
-            class_names=() if is_boxes else tuple(class_names),
-            layout_classes=tuple(class_names) if is_boxes else (),
-            null_class=null_class,
-            licence=licence,
-            provenance=provenance,
-        )
+        manifest = dataclasses.replace(described, graphs=graphs, files=record_files(folder), precision=precisions)
         write_manifest(folder, manifest)
         folder.chmod(0o755)
         _replace(folder, target)
@@ -139,8 +140,7 @@ def write_graphs(
             (folder / f"{name}.onnx").write_bytes(model.SerializeToString())
             graphs[name] = GraphFile(file=f"{name}.onnx")
             precisions[name] = HALF_WEIGHTS if precision == "int8" else "fp32"
-        key = "quantize.embed.weight" if stage.quantizer == "gumbel" else "quantize.embedding.weight"
-        np.save(folder / codebook, np.ascontiguousarray(part[key], dtype=np.float32))
+        np.save(folder / codebook, np.ascontiguousarray(part[codebook_key(stage)], dtype=np.float32))
 
     write_autoencoder(spec.autoencoder, "first_stage.", ("encoder", "decoder"), "codebook.npy")
     if spec.condition is not None and spec.condition.autoencoder is not None:
