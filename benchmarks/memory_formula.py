@@ -5,13 +5,11 @@ from __future__ import annotations
 import dataclasses
 
 from trt_vqgan.runtime.kv_cache import KVCache
+from trt_vqgan.runtime.memory import FLOAT_BYTES, LIVE_SCORES, largest_activation
 from trt_vqgan.spec import AutoencoderSpec, ModelSpec
 
 LIVE_ACTIVATIONS = 8
 """Activations of the largest level that a decoder holds at once; `export/autoencoder_graph.py` measured 3.8 to 7.2."""
-
-LIVE_SCORES = 3
-"""Arrays of scores, positions x positions, that its attention holds at once."""
 
 OVERHEAD_BYTES = 300 * 10**6
 """Interpreter, NumPy, ONNX Runtime, graphs, the step's own activations, and the allocator's slack."""
@@ -54,9 +52,8 @@ def memory_budget(spec: ModelSpec, *, bundle_bytes: int, batch: int) -> MemoryBu
 def decoder_activation_bytes(spec: AutoencoderSpec) -> int:
     """Return the bytes that decoding one picture of the training size may hold beside the weights.
 
-    8 x 4 x the largest level, plus 3 x 4 x (h w)^2. A level has as many channels as it or the next lower one, since the
-    upsampled picture keeps the width from below.
+    8 x 4 x the largest level, plus 3 x 4 x (h w)^2. Tighter than `trt_vqgan.runtime.memory.decode_bytes`, whose bound
+    was taken at larger sizes on busy processors.
     """
-    widths = [spec.base_channels * multiplier for multiplier in spec.channel_multipliers]
-    largest = max((spec.resolution >> level) ** 2 * max(widths[level : level + 2]) for level in range(len(widths)))
-    return 4 * (LIVE_ACTIVATIONS * largest + LIVE_SCORES * spec.latent_size**4)
+    largest = largest_activation(spec, spec.latent_size, spec.latent_size)
+    return FLOAT_BYTES * (LIVE_ACTIVATIONS * largest + LIVE_SCORES * spec.latent_size**4)

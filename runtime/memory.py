@@ -33,15 +33,23 @@ def decode_bytes(spec: AutoencoderSpec, height: int, width: int) -> int:
 
     Notes
     -----
-    9 x 4 x the largest level, plus 3 x 4 x (positions)^2 of the largest attention. A level i has H W / 4^i positions of
-    as many channels as it or the next lower one has, since the upsampled picture keeps the width from below.
+    9 x 4 x the largest level, plus 3 x 4 x (positions)^2 of the largest attention.
     """
     if height < 1 or width < 1:
         raise ShapeError(f"memory: found a grid of {width}x{height} codes, wanted at least 1x1")
+    largest = largest_activation(spec, height, width)
+    return FLOAT_BYTES * (LIVE_ACTIVATIONS * largest + LIVE_SCORES * _attended(spec, height, width) ** 2)
+
+
+def largest_activation(spec: AutoencoderSpec, height: int, width: int) -> int:
+    """Return the numbers in the largest activation of a grid of height x width codes.
+
+    A level i has H W / 4^i positions of as many channels as it or the next lower one has, since the upsampled picture
+    keeps the width from below.
+    """
     widths = [spec.base_channels * multiplier for multiplier in spec.channel_multipliers]
     pixels = height * width * spec.factor**2
-    largest = max((pixels >> 2 * level) * max(widths[level : level + 2]) for level in range(len(widths)))
-    return FLOAT_BYTES * (LIVE_ACTIVATIONS * largest + LIVE_SCORES * _attended(spec, height, width) ** 2)
+    return max((pixels >> 2 * level) * max(widths[level : level + 2]) for level in range(len(widths)))
 
 
 def encode_bytes(spec: AutoencoderSpec, height: int, width: int) -> int:
