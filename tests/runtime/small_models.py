@@ -11,7 +11,7 @@ import torch
 from trt_vqgan.export.gpt_modules import GPT
 from trt_vqgan.export.transformer_graph import transformer_graph
 from trt_vqgan.runtime.transformer import TransformerEngine
-from trt_vqgan.spec import TransformerSpec
+from trt_vqgan.spec import AutoencoderSpec, TransformerSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,3 +51,20 @@ def make_model(folder: Path, *, precision: str = "fp32", seed: int = 0, **sizes:
 def random_tokens(spec: TransformerSpec, batch: int, length: int, seed: int = 0) -> np.ndarray:
     """Return tokens int64 (batch, length)."""
     return np.random.default_rng(seed).integers(0, spec.vocab_size, (batch, length))
+
+
+def small_autoencoder(side: int, codebook_size: int) -> AutoencoderSpec:
+    """Return a VQGAN whose training grid has ``side`` x ``side`` codes of 2x2 pixels."""
+    return AutoencoderSpec(
+        quantizer="nearest",
+        in_channels=3,
+        out_channels=3,
+        base_channels=32,
+        channel_multipliers=(1, 1),
+        num_res_blocks=1,
+        attention_resolutions=(),
+        resolution=2 * side,
+        z_channels=8,
+        code_dim=8,
+        codebook_size=codebook_size,
+    )

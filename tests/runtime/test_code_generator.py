@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from tests.runtime.plain_sampler import plain_greedy
-from tests.runtime.small_models import SmallModel, make_model
+from tests.runtime.small_models import SmallModel, make_model, small_autoencoder
 from trt_vqgan.errors import Cancelled
 from trt_vqgan.runtime.code_generator import FREE, CodeGenerator, Guidance
 from trt_vqgan.runtime.sampler import Sampling
-from trt_vqgan.spec import AutoencoderSpec, ConditionSpec, ModelSpec
+from trt_vqgan.spec import ConditionSpec, ModelSpec
 
 SIDE = 4
 GREEDY = Sampling(greedy=True)
@@ -22,19 +22,7 @@ DRAWN = Sampling(temperature=1.1, top_k=20, top_p=0.9)
 def model_spec(
     model: SmallModel, *, num_tokens: int, permutation: tuple[int, ...] | None = None, codebook_size: int = 61
 ) -> ModelSpec:
-    autoencoder = AutoencoderSpec(
-        quantizer="nearest",
-        in_channels=3,
-        out_channels=3,
-        base_channels=32,
-        channel_multipliers=(1, 1),
-        num_res_blocks=1,
-        attention_resolutions=(),
-        resolution=2 * SIDE,
-        z_channels=8,
-        code_dim=8,
-        codebook_size=codebook_size,
-    )
+    autoencoder = small_autoencoder(SIDE, codebook_size)
     condition = ConditionSpec(kind="boxes", num_tokens=num_tokens)
     return ModelSpec(autoencoder=autoencoder, transformer=model.spec, condition=condition, permutation=permutation)
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from tests.runtime.plain_window import plain_window
-from tests.runtime.small_models import SmallModel, make_model
+from tests.runtime.small_models import SmallModel, make_model, small_autoencoder
 from trt_vqgan.errors import ShapeError, SpecError
 from trt_vqgan.runtime.code_generator import FREE, CodeGenerator
 from trt_vqgan.runtime.sampler import Sampling
 from trt_vqgan.runtime.window_generator import WindowGenerator, WindowReport
-from trt_vqgan.spec import AutoencoderSpec, ConditionSpec, ModelSpec
+from trt_vqgan.spec import ConditionSpec, ModelSpec
 
 SIDE = 4
 CODES = 40
@@ -24,19 +24,7 @@ SIZES = [(4, 4), (4, 11), (9, 4), (5, 8), (7, 6), (4, 30)]
 
 
 def model_spec(model: SmallModel, kind: str, num_tokens: int, **options: Any) -> ModelSpec:
-    autoencoder = AutoencoderSpec(
-        quantizer="nearest",
-        in_channels=3,
-        out_channels=3,
-        base_channels=32,
-        channel_multipliers=(1, 1),
-        num_res_blocks=1,
-        attention_resolutions=(),
-        resolution=2 * SIDE,
-        z_channels=8,
-        code_dim=8,
-        codebook_size=CODES,
-    )
+    autoencoder = small_autoencoder(SIDE, CODES)
     condition = ConditionSpec(kind=kind, num_tokens=num_tokens, num_classes=5)  # type: ignore[arg-type]
     return ModelSpec(autoencoder=autoencoder, transformer=model.spec, condition=condition, **options)
 
