@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from trt_vqgan.runtime.guidance import Guidance, beside_conditions
 from trt_vqgan.runtime.kv_cache import KVCache
 from trt_vqgan.runtime.philox import grid_position, random64
 from trt_vqgan.runtime.sampler import Sampling, draw_codes
@@ -23,20 +24,6 @@ FREE = -1
 
 StepCallback = Callable[[int], None]
 CodesCallback = Callable[[Int64Array], None]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Guidance:
-    """Classifier-free guidance: logits = without + scale x (with - without the condition).
-
-    Attributes
-    ----------
-    scale : 0 is without the condition, 1 with it, more goes beyond.
-    null_condition : int64 (L,), the tokens that stand for no condition.
-    """
-
-    scale: float
-    null_condition: Int64Array
 
 
 class CodeGenerator:
@@ -102,13 +89,15 @@ class CodeGenerator:
             if on_codes is not None and done % codes_every == 0 and done < count:
                 on_codes(self._raster(codes))
 
-        if guidance is not None:
-            null = np.broadcast_to(guidance.null_condition, conditions.shape)
-            conditions = np.concatenate([conditions, null])
         work = _Work(
-            conditions=conditions, codes=codes, free=np.asarray(codes == FREE), sampling=sampling, random=random,
-            scale=None if guidance is None else np.float32(guidance.scale), finished=finished,
-        )  # fmt: skip
+            conditions=conditions if guidance is None else guidance.conditions(conditions),
+            codes=codes,
+            free=np.asarray(codes == FREE),
+            sampling=sampling,
+            random=random,
+            guidance=guidance,
+            finished=finished,
+        )
         if self.transformer.one_pass:
             self._one_pass(work)
         else:
@@ -224,7 +213,7 @@ class _Work:
     codes : int64 (B, h·w) in the model's order, filled in place.
     free : bool (B, h·w), where a code is drawn.
     sampling, random : how; random numbers uint64 (B, h·w).
-    scale : of guidance; None for none.
+    guidance : None for none.
     finished : called with the number of codes finished in each row.
     """
 
@@ -233,7 +222,7 @@ class _Work:
     free: npt.NDArray[np.bool_]
     sampling: Sampling
     random: npt.NDArray[np.uint64]
-    scale: np.float32 | None
+    guidance: Guidance | None
     finished: StepCallback
 
     @property
@@ -243,7 +232,7 @@ class _Work:
 
     def beside_conditions(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Return ``rows`` (B, …) as often as there are conditions for each."""
-        return rows if self.scale is None else np.concatenate([rows, rows])
+        return beside_conditions(rows, self.guidance)
 
     def sequence(self, count: int) -> Int64Array:
         """Return the conditions and the first ``count`` codes, int64 (B or 2B, L + count)."""
@@ -251,8 +240,4 @@ class _Work:
 
     def guided(self, logits: FloatArray) -> FloatArray:
         """Return the logits that a code is drawn from, float32 (B, V), of those of all conditions."""
-        if self.scale is None:
-            return logits
-        given, without = logits[: len(self.codes)], logits[len(self.codes) :]
-        result: FloatArray = without + self.scale * (given - without)
-        return result
+        return logits if self.guidance is None else self.guidance.combined(logits)

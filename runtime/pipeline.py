@@ -483,6 +483,7 @@ class _Batch:
             plan=windows.plan,
             shift=windows.shift,
             memory_bytes=windows.memory_bytes,
+            guidance=request.guidance,
             on_step=self.report,
             on_codes=None if request.on_preview is None else self._preview,
             codes_every=request.preview_every,

@@ -11,10 +11,11 @@ import numpy.typing as npt
 
 from trt_vqgan.errors import ConditionError, ShapeError
 from trt_vqgan.manifest import Manifest
-from trt_vqgan.runtime.code_generator import FREE, Guidance
+from trt_vqgan.runtime.code_generator import FREE
 from trt_vqgan.runtime.condition_encoder import CONDITION_ARGUMENTS, ClassIds, ConditionEncoder
 from trt_vqgan.runtime.editing import kept_codes, kept_grid, padded_grid, resampled
 from trt_vqgan.runtime.fitting import Fit, check_fit, fit_picture
+from trt_vqgan.runtime.guidance import Guidance
 from trt_vqgan.runtime.large_pictures import (
     PLANS,
     Windows,
@@ -255,8 +256,6 @@ class RequestReader:
         if size == (model.autoencoder.resolution,) * 2:
             return None
         check_windows(model, shift=shift)
-        if arguments.get("guidance") not in (None, 1):
-            raise ShapeError("guidance: works for pictures of the training size, leave size out")
         condition = self._conditions.condition
         shape = None
         layouts: tuple[Layout, ...] = ()

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from trt_vqgan.errors import ShapeError, SpecError
 from trt_vqgan.runtime.code_generator import FREE, StepCallback
+from trt_vqgan.runtime.guidance import Guidance, beside_conditions
 from trt_vqgan.runtime.kv_cache import KVCache
 from trt_vqgan.runtime.philox import grid_position, random64
 from trt_vqgan.runtime.sampler import Sampling, draw_codes
@@ -104,6 +105,7 @@ class WindowGenerator:
         plan: Plan = "exact",
         shift: int = 1,
         memory_bytes: int | None = None,
+        guidance: Guidance | None = None,
         on_step: StepCallback | None = None,
         on_codes: Callable[[Int64Array], None] | None = None,
         codes_every: int = 1,
@@ -120,6 +122,7 @@ class WindowGenerator:
         shift : codes between two windows; above 1 an approximation.
         memory_bytes : bound on the caches alive at once (one window is always computed); windows beyond it are
             computed again.
+        guidance : each picture then has a second row, of the null condition, in every window.
         on_step : called with the codes finished in each picture, kept ones included; may raise to stop.
         on_codes : called after about every ``codes_every`` drawn codes with all codes so far, int64 (n, h, w).
         report : filled in.
@@ -133,7 +136,8 @@ class WindowGenerator:
         if (free != free[:1]).any():
             raise ShapeError("kept: found pictures with different free codes, wanted the same ones in all")
         steps = plan_windows(free[0], side=self.side, rule=self.rule, shift=shift, wavefront=plan == "exact")
-        run = _Run(self, condition, codes, plan, memory_bytes, report if report is not None else WindowReport())
+        report = report if report is not None else WindowReport()
+        run = _Run(self, condition, codes, plan, memory_bytes, guidance, report)
         done = int((~free[0]).sum())
         shown = done
         count = len(pictures)
@@ -163,6 +167,7 @@ class _Run:
         codes: Int64Array,
         plan: Plan,
         memory_bytes: int | None,
+        guidance: Guidance | None,
         report: WindowReport,
     ) -> None:
         self._engine, self._spec, self._side = owner.engine, owner.transformer, owner.side
@@ -170,6 +175,8 @@ class _Run:
         self._condition, self._codes = condition, codes
         self._sharing = plan == "exact"
         self._memory_bytes = memory_bytes
+        self._guidance = guidance
+        self._batch = len(codes) if guidance is None else 2 * len(codes)
         self._report = report
         self._windows: dict[tuple[int, int], _Window] = {}
         self._live_bytes = 0
@@ -180,18 +187,28 @@ class _Run:
         for task in step:
             shared = self._sharing and (task.more or task.origin in self._windows)
             if shared and self._unmasked_fits(task):
-                yield [task], self._shared(task)
+                yield [task], self._guided(1, self._shared(task))
             else:
                 alone.setdefault(task.prefix, []).append(task)
         for tasks in alone.values():
             for group in self._affordable(tasks):
-                yield group, self._whole(group)
+                yield group, self._guided(len(group), self._whole(group))
 
     def _sequence(self, task: Task) -> Int64Array:
-        """Return the tokens before the task's code, int64 (n, L + prefix)."""
+        """Return the tokens before the task's code, int64 (n, L + prefix); with guidance (2n, L + prefix)."""
         i, j = task.origin
         window = self._codes[:, i : i + self._side, j : j + self._side].reshape(len(self._codes), -1)
-        return np.concatenate([self._condition(i, j), window[:, : task.prefix]], axis=1)
+        conditions, prefix = self._condition(i, j), window[:, : task.prefix]
+        if self._guidance is not None:
+            conditions = self._guidance.conditions(conditions)
+        return np.concatenate([conditions, beside_conditions(prefix, self._guidance)], axis=1)
+
+    def _guided(self, tasks: int, logits: FloatArray) -> FloatArray:
+        """Return the logits that codes are drawn from, float32 (tasks x n, V), of those of all rows."""
+        if self._guidance is None:
+            return logits
+        combined = self._guidance.combined(logits.reshape(tasks, self._batch, -1))
+        return combined.reshape(tasks * len(self._codes), -1)
 
     def _unmasked_fits(self, task: Task) -> bool:
         """Whether a cache of this window stays true as it grows: no position to come is seen by earlier ones."""
@@ -227,13 +244,13 @@ class _Run:
     def _new_cache(self) -> KVCache | None:
         """Return a cache for the whole of a window, or None where it doesn't fit the bound."""
         capacity = self._condition_tokens + self._side * self._side
-        wanted = KVCache.bytes_needed(self._spec, batch=len(self._codes), capacity=capacity)
+        wanted = KVCache.bytes_needed(self._spec, batch=self._batch, capacity=capacity)
         # twice: windows that are computed by themselves need room for a cache of their own meanwhile
         if self._memory_bytes is not None and self._live_bytes + 2 * wanted > self._memory_bytes:
             return None
         self._live_bytes += wanted
         self._report.peak_cache_bytes = max(self._report.peak_cache_bytes, self._live_bytes)
-        return self._engine.new_cache(batch=len(self._codes), capacity=capacity)
+        return self._engine.new_cache(batch=self._batch, capacity=capacity)
 
     def _cache_bytes(self, cache: KVCache) -> int:
         return KVCache.bytes_needed(self._spec, batch=cache.batch, capacity=cache.capacity)
@@ -245,7 +262,7 @@ class _Run:
             size = 1
         elif self._memory_bytes is not None:
             length = self._condition_tokens + tasks[0].prefix
-            each = KVCache.bytes_needed(self._spec, batch=len(self._codes), capacity=length)
+            each = KVCache.bytes_needed(self._spec, batch=self._batch, capacity=length)
             size = max(1, min(size, (self._memory_bytes - self._live_bytes) // each))
         for start in range(0, len(tasks), size):
             yield tasks[start : start + size]

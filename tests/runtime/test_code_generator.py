@@ -10,7 +10,8 @@ import pytest
 from tests.runtime.plain_sampler import plain_greedy
 from tests.runtime.small_models import SmallModel, make_model, small_autoencoder
 from trt_vqgan.errors import Cancelled
-from trt_vqgan.runtime.code_generator import FREE, CodeGenerator, Guidance
+from trt_vqgan.runtime.code_generator import FREE, CodeGenerator
+from trt_vqgan.runtime.guidance import Guidance
 from trt_vqgan.runtime.sampler import Sampling
 from trt_vqgan.spec import ConditionSpec, ModelSpec
 

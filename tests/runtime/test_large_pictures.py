@@ -19,27 +19,36 @@ from trt_vqgan.runtime.layouts import layout_tokens, read_layouts, window_crop
 from trt_vqgan.runtime.pipeline import Pipeline
 
 SIZE = (48, 40)  # width and height in pixels: 12 x 10 codes, the training grid is 8 x 8
+NULL = 4
 LAYOUT = {"boxes": [{"class": 3, "box": [0.1, 0.2, 0.5, 0.3]}, {"class": 7, "box": [0.6, 0.5, 0.4, 0.5]}]}
 
 
 class Model:
     """An exported checkpoint, opened, and its run folder."""
 
-    def __init__(self, folder: Path, kind: str, **options: Any) -> None:
+    def __init__(self, folder: Path, kind: str, *, null_class: int | None = None, **options: Any) -> None:
         self.run = make_checkpoint(folder / "run", kind=kind, **options)
-        self.pipe: Pipeline = trt_vqgan.load(trt_vqgan.export_checkpoint(self.run, folder / "bundle"), threads=2)
+        bundle = trt_vqgan.export_checkpoint(self.run, folder / "bundle", null_class=null_class)
+        self.pipe: Pipeline = trt_vqgan.load(bundle, threads=2)
 
-    def plain(self, condition: Any, kept: np.ndarray, *, boxes: bool = False) -> np.ndarray:
+    def plain(self, condition: Any, kept: np.ndarray, **options: Any) -> np.ndarray:
         checkpoint = open_checkpoint(self.run)
         spec = checkpoint.spec
         gpt = load_gpt(spec.transformer, checkpoint.weights)
         size = spec.autoencoder.codebook_size
-        return plain_window(gpt, condition, kept, side=8, codebook_size=size, boxes=boxes)
+        return plain_window(gpt, condition, kept, side=8, codebook_size=size, **options)
 
 
 @pytest.fixture(scope="module")
 def of_class(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
     model = Model(tmp_path_factory.mktemp("class"), "class")
+    with model.pipe:
+        yield model
+
+
+@pytest.fixture(scope="module")
+def guided(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
+    model = Model(tmp_path_factory.mktemp("guided"), "class", null_class=NULL)
     with model.pipe:
         yield model
 
@@ -175,3 +184,27 @@ def test_models_whose_order_is_their_own_are_refused(tmp_path: Path) -> None:
     model = Model(tmp_path, "class", permuter="ZCurve")
     with model.pipe as pipe, pytest.raises(SpecError, match="an order of its own"):
         pipe.generate(size=SIZE)
+
+
+@pytest.mark.parametrize("scale", [0.5, 3.0])
+def test_guidance_follows_its_formula_in_every_window(guided: Model, scale: float) -> None:
+    found = guided.pipe.generate(class_id=1, size=SIZE, guidance=scale, greedy=True)
+    wanted = guided.plain(lambda i, j: np.array([[1]]), free(), null=np.array([NULL]), scale=scale)
+    np.testing.assert_array_equal(found.codes[0], wanted)
+    plain = guided.pipe.generate(class_id=1, size=SIZE, guidance=scale, greedy=True, window_plan="plain")
+    np.testing.assert_array_equal(plain.codes, found.codes)
+    without = guided.plain(lambda i, j: np.array([[1]]), free())
+    assert (found.codes[0] != without).any(), "guidance changes nothing here"
+
+
+def test_guided_pictures_do_not_depend_on_their_neighbours_or_the_memory(guided: Model) -> None:
+    options: dict[str, Any] = {"class_id": [0, 1, 2], "seed": 4, "size": SIZE, "guidance": 2.5, "window_shift": 2}
+    wanted = guided.pipe.generate(**options)
+    for change in ({"batch_size": 1}, {"memory_bytes": 0}, {"window_plan": "plain"}):
+        np.testing.assert_array_equal(guided.pipe.generate(**(options | change)).codes, wanted.codes)
+    kept = wanted.codes.copy()
+    kept[:, 3:] = -1
+    np.testing.assert_array_equal(guided.pipe.generate(**options, kept_codes=kept).codes, wanted.codes)
+    one = guided.pipe.generate(**(options | {"guidance": 1}))
+    np.testing.assert_array_equal(one.codes, guided.pipe.generate(**(options | {"guidance": None})).codes)
+    assert wanted.window_report.positions_computed == one.window_report.positions_computed
