@@ -1,7 +1,7 @@
 """Definition of attention over a key-value cache: append the new tokens, then let each of them look back.
 
-Row b holds ``lengths[b]`` positions; its new token t stands at position ``i = lengths[b] + t``. The token's key and value
-are written to the cache, and its query attends to every position j it may see:
+Row b holds ``lengths[b]`` positions; its new token t stands at position ``i = lengths[b] + t``. The token's key and
+value are written to the cache, and its query attends to every position j it may see:
 
     j <= i,   or   i < num_unmasked and j < num_unmasked
 
@@ -70,8 +70,8 @@ def cached_attention(
 
     Notes
     -----
-    A token beyond the capacity is not appended and its output is zero, and so is a row whose length is below zero (below
-    P with a prefix). That is how a finished or a padding row of a batch stays harmless.
+    A token beyond the capacity is not appended and its output is zero; the same holds for a whole row whose length is
+    below zero (below P with a prefix). That is how a finished or a padding row of a batch stays harmless.
 
     The mask is that of the published ``CausalSelfAttention`` (``mask[:n_unmasked, :n_unmasked] = 1``).
     """
@@ -139,8 +139,8 @@ def _check(
         or out.shape != (rows, tokens, heads * head_size)
     ):
         raise ShapeError(
-            f"cached_attention: found {found}, wanted caches ({rows}, {heads}, S, {head_size}), lengths ({rows},) and out "
-            f"({rows}, {tokens}, {heads * head_size})"
+            f"cached_attention: found {found}, wanted caches ({rows}, {heads}, S, {head_size}), lengths ({rows},) "
+            f"and out ({rows}, {tokens}, {heads * head_size})"
         )
     if prefix is None:
         return
@@ -156,7 +156,7 @@ def _check(
             f"cached_attention: found a prefix of keys {keys.shape}, values {prefix.values.shape} and groups "
             f"{group.shape}, wanted (G, {heads}, P, {head_size}) twice, P at least 1, and ({rows},)"
         )
-    if len(group) and not (0 <= int(group.min()) and int(group.max()) < len(keys)):
+    if len(group) and not (int(group.min()) >= 0 and int(group.max()) < len(keys)):
         raise ShapeError(
             f"cached_attention: found groups from {group.min()} to {group.max()}, wanted them in [0, {len(keys)})"
         )

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from tests.tolerances import CACHED_ATTENTION_FLOAT64, CACHED_ATTENTION_FP32, CACHED_ATTENTION_HALF
 
+from tests.tolerances import CACHED_ATTENTION_FLOAT64, CACHED_ATTENTION_FP32, CACHED_ATTENTION_HALF
 from trt_vqgan.errors import ShapeError
 from trt_vqgan.kernels.reference import cached_attention as definition
 from trt_vqgan.kernels.reference.cached_attention import SharedPrefix, cached_attention
