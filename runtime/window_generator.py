@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from trt_vqgan.errors import ShapeError, SpecError
+from trt_vqgan.errors import SpecError
 from trt_vqgan.runtime.code_generator import FREE, StepCallback
 from trt_vqgan.runtime.guidance import Guidance, beside_conditions
 from trt_vqgan.runtime.kv_cache import KVCache
@@ -116,7 +116,7 @@ class WindowGenerator:
         Parameters
         ----------
         condition : condition tokens of a window.
-        kept : int64 (n, h, w): codes that stay, `FREE` where one is drawn; free in all pictures or in none.
+        kept : int64 (n, h, w): codes that stay, `FREE` where one is drawn.
         plan : "exact" shares and batches windows; "plain" computes every code's whole window by itself, in raster
             order. Both give the same codes.
         shift : codes between two windows; above 1 an approximation.
@@ -129,16 +129,16 @@ class WindowGenerator:
 
         Raises
         ------
-        ShapeError : a grid smaller than the window, a wrong shift, or rows of ``kept`` that differ in what is free.
+        ShapeError : a grid smaller than the window, or a wrong shift.
         """
         codes = kept.copy()
-        free = codes == FREE
-        if (free != free[:1]).any():
-            raise ShapeError("kept: found pictures with different free codes, wanted the same ones in all")
-        steps = plan_windows(free[0], side=self.side, rule=self.rule, shift=shift, wavefront=plan == "exact")
+        free = np.asarray(codes == FREE)
+        # pictures move in step: a code that is free in one of them is predicted, and then left alone, in the others
+        some = np.asarray(free.any(axis=0))
+        steps = plan_windows(some, side=self.side, rule=self.rule, shift=shift, wavefront=plan == "exact")
         report = report if report is not None else WindowReport()
         run = _Run(self, condition, codes, plan, memory_bytes, guidance, report)
-        done = int((~free[0]).sum())
+        done = int((~some).sum())
         shown = done
         count = len(pictures)
         for step in steps:
@@ -147,11 +147,12 @@ class WindowGenerator:
                 random = random64(seed, pictures=np.tile(pictures, len(tasks)), positions=np.repeat(places, count))
                 drawn = draw_codes(logits[:, : self.spec.autoencoder.codebook_size], sampling, random=random)
                 for k, task in enumerate(tasks):
-                    codes[:, task.row, task.column] = drawn[k * count : (k + 1) * count]
+                    rows = free[:, task.row, task.column]
+                    codes[rows, task.row, task.column] = drawn[k * count : (k + 1) * count][rows]
             done += len(step)
             if on_step is not None:
                 on_step(done)
-            if on_codes is not None and done - shown >= codes_every and done < free[0].size:
+            if on_codes is not None and done - shown >= codes_every and done < some.size:
                 shown = done
                 on_codes(codes.copy())
         return codes
