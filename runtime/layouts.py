@@ -107,7 +107,7 @@ def layout_tokens(layout: Layout, *, num_tokens: int, vocab_size: int, crop: Rec
     frame = WHOLE if has_crop else shown
     tokens: list[int] = []
     for box in layout.boxes:
-        if not box.token < placeholder:
+        if not 0 <= box.token < placeholder:
             raise ConditionError(f"layout: class token {box.token} is out of range, wanted 0 to {placeholder - 1}")
         if _overlap(box.box, shown) > 0:
             tokens += [box.token, *_corners(_placed(box.box, frame), sections)]

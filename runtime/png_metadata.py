@@ -13,6 +13,7 @@ from pathlib import Path
 from PIL import Image, PngImagePlugin
 
 from trt_vqgan.errors import ImageError, SpecError
+from trt_vqgan.runtime.layouts import Layout
 from trt_vqgan.spec import from_dict
 
 KEYWORD = "trt-vqgan"
@@ -30,7 +31,9 @@ class GenerationRecord:
     seed, picture : the random numbers' key.
     temperature, top_k, top_p, greedy : how codes were drawn; in numbers where nothing is cut: the vocabulary and 1.
     class_id, class_name : of a class model.
-    condition_codes : (L,) codes of a condition that isn't a class: of a depth map, a layout, …
+    condition_codes : (L,) codes of a condition that isn't a class: of a depth map, a layout, …; of a larger picture's
+        map all its codes.
+    layout : of a scene larger than the training size, whose windows have tokens of their own.
     codes : (h, w) codes of the picture, raster order.
     kept_codes : (h, w) codes that were kept of another picture, -1 where one was drawn; None where all were.
     pasted : whether the kept codes' pixels are the other picture's.
@@ -50,6 +53,7 @@ class GenerationRecord:
     class_id: int | None = None
     class_name: str | None = None
     condition_codes: tuple[int, ...] | None = None
+    layout: Layout | None = None
     kept_codes: tuple[tuple[int, ...], ...] | None = None
     pasted: bool = False
     guidance: float | None = None

@@ -245,9 +245,10 @@ class _Work:
             request = dataclasses.replace(request, on_progress=progress)
             for picture, codes, image in self.pipeline.run(request):
                 index = picture - request.first_picture
+                record = record_of(self.pipeline, request, picture, codes)
                 if self.again is not None:
                     image = self.again.finish(image)
-                record = record_of(self.pipeline, request, picture, codes)
+                    record = dataclasses.replace(record, pasted=self.again.pasted)
                 write_png(paths[index], image, record.to_text_chunk())
                 about = {"class_id": record.class_id, "class_name": record.class_name} if is_class else {}
                 written.append({"file": str(paths[index]), "picture": picture, "seed": request.seed} | about)

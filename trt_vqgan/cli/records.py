@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from trt_vqgan.runtime.layouts import Layout
     from trt_vqgan.runtime.pipeline import Pipeline
     from trt_vqgan.runtime.png_metadata import GenerationRecord
     from trt_vqgan.runtime.requests import GenerateArguments, Request
@@ -38,7 +39,9 @@ def record_of(pipeline: Pipeline, request: Request, picture: int, codes: npt.NDA
     assert spec.transformer is not None
     class_id = int(condition[0]) if spec.condition.kind == "class" else None
     names = pipeline.manifest.class_names
-    is_told = spec.condition.kind in ("class", "unconditional")
+    layouts = () if request.windows is None else request.windows.layouts
+    # a larger scene's tokens are made of its layout, window by window
+    is_told = bool(layouts) or spec.condition.kind in ("class", "unconditional")
     sampling = request.sampling
     return GenerationRecord(
         version=trt_vqgan.__version__,
@@ -54,6 +57,7 @@ def record_of(pipeline: Pipeline, request: Request, picture: int, codes: npt.NDA
         class_id=class_id,
         class_name=names[class_id] if names and class_id is not None else None,
         condition_codes=None if is_told else tuple(int(code) for code in condition),
+        layout=layouts[index % len(layouts)] if layouts else None,
         kept_codes=None if request.kept is None else as_grid(request.kept[index].reshape(codes.shape)),
         pasted=request.originals is not None,
         guidance=None if request.guidance is None else request.guidance.scale,
@@ -70,11 +74,13 @@ class Again:
     ----------
     arguments : of `Pipeline.request`.
     codes : that it must have.
+    pasted : whether some of its pixels are another picture's, taken from the PNG.
     finish : applied to the decoded picture.
     """
 
     arguments: GenerateArguments
     codes: Grid
+    pasted: bool
     finish: Callable[[ImageArray], ImageArray]
 
 
@@ -84,7 +90,8 @@ def made_again(pipeline: Pipeline, record: GenerationRecord, source: Path) -> Ag
     Raises
     ------
     BundleError : another bundle made it.
-    ImageError : it has pasted pixels, and the PNG isn't as large as the picture.
+    ImageError : it has pasted pixels, and the PNG isn't as large as the picture; or it is a larger scene without its
+        layout.
     """
     import numpy as np
 
@@ -104,18 +111,31 @@ def made_again(pipeline: Pipeline, record: GenerationRecord, source: Path) -> Ag
         "guidance": record.guidance,
         "class_id": record.class_id if record.condition_codes is None else None,
         "condition_codes": None if record.condition_codes is None else np.array([record.condition_codes]),
+        "layout": None if record.layout is None else _plain_layout(record.layout),
         "kept_codes": None if record.kept_codes is None else np.array(record.kept_codes),
     }
     autoencoder = pipeline.spec.autoencoder
     grid = len(record.codes), len(record.codes[0])
     if grid != (autoencoder.latent_size,) * 2:
+        condition = pipeline.spec.condition
+        if condition is not None and condition.kind == "boxes" and record.layout is None:
+            raise ImageError(
+                f"{source}: is a larger picture of a scene model, and its record has no layout, which each window's "
+                "tokens are made of; give the layout again (--layout JSON) with its other settings instead of --from"
+            )
         arguments["size"] = (grid[1] * autoencoder.factor, grid[0] * autoencoder.factor)
         arguments["window_shift"] = record.window_shift
     arguments["decode_tiles"] = record.decode_tiles
     finish: Callable[[ImageArray], ImageArray] = lambda image: image  # noqa: E731
     if record.pasted and record.kept_codes is not None:
         finish = _paster(record.kept_codes, source, pipeline.spec.autoencoder.factor)
-    return Again(arguments=arguments, codes=record.codes, finish=finish)
+    return Again(arguments=arguments, codes=record.codes, pasted=record.pasted, finish=finish)
+
+
+def _plain_layout(layout: Layout) -> dict[str, object]:
+    """Return a layout as users give it, so that one from a file is checked as theirs are."""
+    boxes = [{"class": box.token, "box": box.box} for box in layout.boxes]
+    return {"boxes": boxes, "crop": layout.crop}
 
 
 def _paster(kept: Grid, source: Path, factor: int) -> Callable[[ImageArray], ImageArray]:
