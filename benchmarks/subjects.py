@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from trt_vqgan.extras import import_module
-from trt_vqgan.manifest import read_manifest, verify_files
+from trt_vqgan.manifest import bundle_folder, read_manifest, verify_files
 from trt_vqgan.spec import ModelSpec
 
 
@@ -54,7 +54,7 @@ class BundleSubject:
 
     Parameters
     ----------
-    folder : the bundle.
+    bundle : its folder, or its manifest in one.
     weights : of the checkpoint that it was made from, where that is at hand.
 
     Raises
@@ -62,11 +62,11 @@ class BundleSubject:
     BundleError : it is incomplete or was changed.
     """
 
-    def __init__(self, folder: Path, *, weights: Mapping[str, Any] | None = None) -> None:
-        manifest = read_manifest(folder)
+    def __init__(self, bundle: Path, *, weights: Mapping[str, Any] | None = None) -> None:
+        folder, manifest = bundle_folder(bundle), read_manifest(bundle)
         verify_files(folder, manifest)
         self._folder, self._manifest = folder, manifest
-        self.name = self.autoencoder_name = folder.resolve().name
+        self.name = self.autoencoder_name = bundle.resolve().stem
         self.spec = manifest.model
         decoder = manifest.precision.get("decoder", "fp32")
         self.precisions: tuple[str, ...] = (manifest.precision.get("transformer", decoder),)

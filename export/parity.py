@@ -18,7 +18,7 @@ from trt_vqgan.export.checkpoint import open_checkpoint
 from trt_vqgan.export.gpt_modules import load_gpt
 from trt_vqgan.export.sample_inputs import sample_map
 from trt_vqgan.export.vqgan_modules import Autoencoder, load_autoencoder
-from trt_vqgan.manifest import Manifest, read_manifest, verify_files
+from trt_vqgan.manifest import Manifest, bundle_folder, read_manifest, verify_files
 from trt_vqgan.spec import AutoencoderSpec, ModelSpec
 
 FloatArray = npt.NDArray[np.float32]
@@ -91,8 +91,7 @@ def verify_bundle(
     BundleError, CheckpointError : one of the two can't be read.
     ParityError : the two are different models.
     """
-    folder = Path(bundle)
-    manifest = read_manifest(folder)
+    folder, manifest = bundle_folder(bundle), read_manifest(bundle)
     verify_files(folder, manifest)
     checkpoint = open_checkpoint(Path(run), config=None if config is None else Path(config))
     # which latents a Gumbel projection reads is decided at export, not stored in the checkpoint

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 import trt_vqgan
 from trt_vqgan.errors import BackendUnavailableError, BundleError, Cancelled, ShapeError
-from trt_vqgan.manifest import Manifest, read_manifest, verify_files
+from trt_vqgan.manifest import Manifest, bundle_folder, read_manifest, verify_files
 from trt_vqgan.runtime.autoencoder import Autoencoder
 from trt_vqgan.runtime.code_generator import FREE, CodeGenerator
 from trt_vqgan.runtime.condition_encoder import ClassIds, ConditionEncoder
@@ -90,8 +90,8 @@ def load(
     if backend not in BACKENDS:
         raise BackendUnavailableError(f"backend: found {backend!r}, wanted one of {', '.join(BACKENDS)}")
     check_onnxruntime()
-    folder = Path(bundle) if bundle is not None else DEMO_BUNDLE
-    manifest = read_manifest(folder)
+    chosen = bundle if bundle is not None else DEMO_BUNDLE
+    folder, manifest = bundle_folder(chosen), read_manifest(chosen)
     verify_files(folder, manifest)
     return Pipeline(folder, manifest, threads=resolve_threads(threads))
 
@@ -114,7 +114,7 @@ class Pipeline:
         self.backend = "onnxruntime"
         self._folder = folder
         self._closed = False
-        self._autoencoder = self._open_autoencoder(self.spec.autoencoder, "encoder", "decoder", "codebook.npy")
+        self._autoencoder = self._open_autoencoder(self.spec.autoencoder, "encoder", "decoder", "codebook")
         self._condition_encoder: Autoencoder | None = None
         self._generator: CodeGenerator | None = None
         condition = self.spec.condition
@@ -122,7 +122,7 @@ class Pipeline:
             self._condition_encoder = self._autoencoder
         elif condition is not None and condition.autoencoder is not None:
             self._condition_encoder = self._open_autoencoder(
-                condition.autoencoder, "condition_encoder", None, "condition_codebook.npy"
+                condition.autoencoder, "condition_encoder", None, "condition_codebook"
             )
         self._conditions = ConditionEncoder(manifest, self._condition_encoder)
         self._requests = RequestReader(manifest, self._conditions, self.encode)
@@ -417,7 +417,7 @@ class Pipeline:
             raise BundleError("the pipeline is closed; load the bundle again")
 
     def _open_autoencoder(self, spec: AutoencoderSpec, encoder: str, decoder: str | None, codebook: str) -> Autoencoder:
-        path = self._folder / codebook
+        path = self._folder / self.manifest.codebooks.get(codebook, f"{codebook}.npy")
         try:
             entries = np.load(path, allow_pickle=False)
         except (OSError, ValueError) as error:

@@ -2,6 +2,9 @@
 
 A bundle is a folder. Its manifest names every other file with size and SHA-256, describes the model, and says what
 made it. A name that leaves the folder, an unknown key, an unknown schema or a changed file is a BundleError.
+
+Models that share files may lie in one folder, each with a manifest of its own name: the path of that manifest is then
+the path of the bundle. The demos that ship with the package are kept so, with one VQGAN for all.
 """
 
 from __future__ import annotations
@@ -116,6 +119,7 @@ class Manifest:
     model : what the graphs compute.
     graphs : "encoder", "decoder", "transformer", "condition_encoder" -> files.
     files : every file of the bundle but the manifest -> size and hash; names are POSIX and relative.
+    codebooks : "codebook", "condition_codebook" -> file, where it isn't the name with ``.npy``.
     made_by : what made it.
     precision : graph name -> "fp32", "int8" …
     sampling : defaults of `generate`.
@@ -131,6 +135,7 @@ class Manifest:
     graphs: dict[str, GraphFile]
     files: dict[str, FileRecord]
     made_by: MadeBy
+    codebooks: dict[str, str] = dataclasses.field(default_factory=dict)
     precision: dict[str, str] = dataclasses.field(default_factory=dict)
     sampling: SamplingDefaults = SamplingDefaults()
     class_names: tuple[str, ...] = ()
@@ -228,20 +233,28 @@ def _refuse_constant(name: str) -> float:
     raise BundleError(f"found {name}, wanted a finite number")
 
 
-def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
-    """Return the manifest of the bundle in ``folder``.
+def bundle_folder(bundle: str | os.PathLike[str]) -> Path:
+    """Return the folder of a bundle's files: the bundle's path, or where its manifest lies if that is its path."""
+    path = Path(bundle)
+    return path.parent if path.suffix == ".json" and not path.is_dir() else path
+
+
+def read_manifest(bundle: str | os.PathLike[str]) -> Manifest:
+    """Return the manifest of a bundle: of a folder, or the manifest itself where several models share a folder.
 
     Raises
     ------
     BundleError : no such folder, no manifest in it, or one that `manifest_from_json` refuses.
     """
-    folder = Path(folder)
-    path = folder / MANIFEST_NAME
+    folder = bundle_folder(bundle)
+    path = folder / MANIFEST_NAME if folder == Path(bundle) else Path(bundle)
     if not folder.exists():
         raise BundleError(f"bundle {folder}: no such folder; make one with `trt-vqgan export RUN -o {folder}`")
     if not path.is_file():
         raise BundleError(
-            f"{folder} is no bundle: it has no {MANIFEST_NAME}; `trt-vqgan export RUN -o BUNDLE` makes one"
+            f"{bundle} is no bundle: it has no {MANIFEST_NAME}; `trt-vqgan export RUN -o BUNDLE` makes one"
+            if path.name == MANIFEST_NAME
+            else f"bundle {path}: no such manifest; wanted a bundle's folder, or the manifest of one of its models"
         )
     try:
         size_bytes = path.stat().st_size
