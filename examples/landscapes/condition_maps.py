@@ -14,21 +14,21 @@ from examples.landscapes.light import CLASSES
 from trt_vqgan.spec import AutoencoderSpec
 
 MAPS = ("labels", "depth")
-MAP_SIDE = 64
-"""Side to which maps are resized (the published `downsample_cond_size`): 8x8 codes, and a quarter of the work."""
+MAP_SIDE = 128
+"""A map is as large as its picture, and so is its grid of codes: larger pictures take windows of both side by side."""
 
 
 def map_spec(kind: str) -> AutoencoderSpec:
-    """Return the condition VQGAN of "labels" or "depth": f8 over MAP_SIDE pixels, 64 codes of 512 entries."""
+    """Return the condition VQGAN of "labels" or "depth": f8 over MAP_SIDE pixels, 16x16 codes of 512 entries."""
     channels = len(CLASSES) if kind == "labels" else 1
     return AutoencoderSpec(
         quantizer="nearest",
         in_channels=channels,
         out_channels=channels,
         base_channels=64,  # with 32, a group of GroupNorm(32) would be one channel, nearly constant on label maps
-        channel_multipliers=(1, 1, 1, 2),
+        channel_multipliers=(1, 1, 1, 1),
         num_res_blocks=1,
-        attention_resolutions=(8,),
+        attention_resolutions=(),
         resolution=MAP_SIDE,
         z_channels=32,
         code_dim=32,
@@ -50,13 +50,11 @@ def disparity(depth: NDArray[np.floating]) -> NDArray[np.float32]:
 
 
 def map_tensor(kind: str, landscapes: LandscapeSet, rows: NDArray[np.integer]) -> torch.Tensor:
-    """Return maps float32 (B, C, MAP_SIDE, MAP_SIDE), resized to the nearest pixel as the published model does."""
+    """Return maps float32 (B, C, MAP_SIDE, MAP_SIDE) of a set's rows."""
     if kind == "labels":
         labels = torch.from_numpy(np.asarray(landscapes.labels[rows])).long()
-        maps = F.one_hot(labels, len(CLASSES)).permute(0, 3, 1, 2).float()
-    else:
-        maps = torch.from_numpy(disparity(np.asarray(landscapes.depth[rows])))[:, None]
-    return F.interpolate(maps, size=(MAP_SIDE, MAP_SIDE)).contiguous()
+        return F.one_hot(labels, len(CLASSES)).permute(0, 3, 1, 2).float().contiguous()
+    return torch.from_numpy(disparity(np.asarray(landscapes.depth[rows])))[:, None]
 
 
 def map_loss(kind: str, target: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from examples.landscapes.codebook import Codebook
-from examples.landscapes.condition_maps import MAPS, map_figures, map_loss, map_spec, map_tensor
+from examples.landscapes.condition_maps import MAP_SIDE, MAPS, map_figures, map_loss, map_spec, map_tensor
 from examples.landscapes.dataset import LandscapeSet, open_set
 from examples.landscapes.published_layout import autoencoder_config, write_checkpoint
 from examples.landscapes.train_vqgan import learning_rate
@@ -26,6 +26,8 @@ CODEBOOK_FROM = 100
 RESTART_EVERY = 50
 BATCH = 8
 """Maps a worker and step."""
+CROP = 64
+"""Side of the part of a map that is trained on: what convolutions learn is local, and it is a quarter of the work."""
 
 
 class MapTraining:
@@ -63,7 +65,10 @@ class MapTraining:
         rng = np.random.default_rng((2, step))
         maps = map_tensor(self.kind, self.train, rng.integers(len(self.train.kinds), size=2 * BATCH))
         flips = torch.from_numpy(rng.random(2 * BATCH) < 0.5)[:, None, None, None]
-        return list(torch.split(torch.where(flips, maps.flip(3), maps), BATCH))
+        maps = torch.where(flips, maps.flip(3), maps)
+        corners = rng.integers(0, (MAP_SIDE - CROP) // 8 + 1, size=(2 * BATCH, 2)) * 8
+        crops = [m[:, top : top + CROP, left : left + CROP] for m, (top, left) in zip(maps, corners, strict=True)]
+        return list(torch.split(torch.stack(crops), BATCH))
 
     def advance(self, step: int) -> dict[str, float]:
         """Take one step and return its losses."""

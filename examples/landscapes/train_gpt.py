@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional as F
 
-from examples.landscapes.condition_maps import MAP_SIDE, MAPS, map_spec
+from examples.landscapes.condition_maps import MAPS, map_spec
 from examples.landscapes.encode_codes import CHUNK
 from examples.landscapes.published_layout import (
     autoencoder_config,
@@ -270,8 +270,6 @@ def export(run: Run, training: GptTraining, kind: str, first_stage: Path, condit
         condition["params"]["image_key"] = key
         weights |= {f"cond_stage_model.{k}": v for k, v in read_weights(condition_stage, "").items()}
     config = transformer_config(spec, PICTURE_SPEC, condition_key=key, condition=condition)
-    if condition_stage is not None:
-        config["params"]["downsample_cond_size"] = MAP_SIDE
     write_checkpoint(run.folder / "checkpoint", f"landscape_{kind}", config, weights, step=run.step)
 
 
