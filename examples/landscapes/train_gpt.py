@@ -179,8 +179,14 @@ class GptTraining:
         self.workers = Workers(2)
 
     def start_from(self, weights: dict[str, torch.Tensor]) -> None:
-        """Begin with another GPT's weights."""
-        self.model.load_state_dict({k: v for k, v in weights.items() if not k.endswith("attn.mask")})
+        """Begin with another GPT's weights; one of shorter sequences gives its positions to the last ones of these.
+
+        So a class model hands on what it knows of pictures: its class's place becomes the last condition token's.
+        """
+        kept = {k: v for k, v in weights.items() if not k.endswith("attn.mask")}
+        positions = self.model.pos_emb.detach().clone()
+        positions[:, positions.shape[1] - kept["pos_emb"].shape[1] :] = kept["pos_emb"]
+        self.model.load_state_dict({**kept, "pos_emb": positions})
         self.average = Average(self.model, decay=AVERAGE_DECAY)
 
     def state(self) -> dict[str, Any]:
@@ -284,7 +290,11 @@ def main() -> None:
     parser.add_argument("--held-out-condition", type=Path, nargs="+")
     parser.add_argument("--first-stage", type=Path, required=True)
     parser.add_argument("--condition-stage", type=Path)
-    parser.add_argument("--start", type=Path, help="checkpoint folder whose transformer of the same size to begin with")
+    parser.add_argument(
+        "--start",
+        type=Path,
+        help="checkpoint folder whose transformer of the same width and depth to begin with, shorter sequences too",
+    )
     parser.add_argument("--steps", type=int, default=6000, help="where training ends; may change on resuming")
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--width", type=int, default=256)
