@@ -18,8 +18,8 @@ from trt_vqgan.spec import AutoencoderSpec
 
 WeightDtype = Literal["fp32", "fp16"]
 
-_GROUPS = 32
-_EPSILON = 1e-6
+GROUPS = 32
+EPSILON = 1e-6
 _SHORTCUTS = ("nin_shortcut", "conv_shortcut")
 
 
@@ -44,22 +44,9 @@ def encoder_graph(
     ExportError
         For a missing weight, or one that does not fit float16.
     """
-    layers = _LayerWriter("encoder", spec, weights, weight_dtype)
-    x = layers.graph.input("image", np.float32, ["B", spec.in_channels, "H", "W"])
-    x = layers.conv(x, "encoder.conv_in")
-    side = spec.resolution
-    last = len(spec.channel_multipliers) - 1
-    for i in range(last + 1):
-        x = layers.level(x, f"encoder.down.{i}", blocks=spec.num_res_blocks, side=side)
-        if i < last:
-            x = layers.downsample(x, f"encoder.down.{i}.downsample")
-            side //= 2
-    x = layers.middle(x, "encoder.mid")
-    x = layers.conv(layers.swish(layers.norm(x, "encoder.norm_out")), "encoder.conv_out")
-    if spec.quantizer != "gumbel" or spec.gumbel_input == "quant_conv":
-        x = layers.conv(x, "quant_conv")
+    layers = LayerWriter("encoder", spec, weights, weight_dtype)
+    x = layers.encoder(layers.graph.input("image", np.float32, ["B", spec.in_channels, "H", "W"]))
     if spec.quantizer == "gumbel":
-        x = layers.conv(x, "quantize.proj")
         layers.graph.output("logits", np.float32, ["B", spec.codebook_size, "h", "w"], x)
     else:
         layers.graph.output("z", np.float32, ["B", spec.code_dim, "h", "w"], x)
@@ -81,22 +68,12 @@ def decoder_graph(
     (h w)^2 for the attention. Measured, as multiples of the first term's 4 H W C: f16 decoder 4.7 to 7.2 without the
     CPU arena, 7.5 to 7.8 with it; f8 decoder (1, 2, 2, 4) 4.2 to 7.1; encoders 3.1 to 4.2, and 6.1 with the arena.
     """
-    layers = _LayerWriter("decoder", spec, weights, weight_dtype)
+    layers = LayerWriter("decoder", spec, weights, weight_dtype)
     graph = layers.graph
     codes = graph.input("codes", np.int64, ["B", "h", "w"])
     codebook = graph.weight(*layers.source(codebook_key(spec)))
     x = graph.node("Transpose", [graph.node("Gather", [codebook, codes])], perm=[0, 3, 1, 2])
-    x = layers.conv(x, "post_quant_conv")
-    x = layers.conv(x, "decoder.conv_in")
-    x = layers.middle(x, "decoder.mid")
-    side = spec.latent_size
-    for i in reversed(range(len(spec.channel_multipliers))):
-        x = layers.level(x, f"decoder.up.{i}", blocks=spec.num_res_blocks + 1, side=side)
-        if i > 0:
-            x = layers.upsample(x, f"decoder.up.{i}.upsample")
-            side *= 2
-    x = layers.conv(layers.swish(layers.norm(x, "decoder.norm_out")), "decoder.conv_out")
-    graph.output("pixels", np.float32, ["B", spec.out_channels, "H", "W"], x)
+    graph.output("pixels", np.float32, ["B", spec.out_channels, "H", "W"], layers.decoder(x))
     return graph.model()
 
 
@@ -105,7 +82,7 @@ def codebook_key(spec: AutoencoderSpec) -> str:
     return "quantize.embed.weight" if spec.quantizer == "gumbel" else "quantize.embedding.weight"
 
 
-class _LayerWriter:
+class LayerWriter:
     """Writes one layer of ``vqgan_modules`` after the other into a graph; methods take and return value names."""
 
     def __init__(
@@ -121,6 +98,37 @@ class _LayerWriter:
         if name not in self._weights:
             raise ExportError(f"{self.graph.name} graph: weight {name!r} is missing; the spec asks for it")
         return name, self._weights[name]
+
+    def encoder(self, x: str) -> str:
+        """The whole encoder: a picture (B, C, H, W) to latents (B, D, h, w) or Gumbel's logits (B, N, h, w)."""
+        spec = self._spec
+        x = self.conv(x, "encoder.conv_in")
+        side = spec.resolution
+        last = len(spec.channel_multipliers) - 1
+        for i in range(last + 1):
+            x = self.level(x, f"encoder.down.{i}", blocks=spec.num_res_blocks, side=side)
+            if i < last:
+                x = self.downsample(x, f"encoder.down.{i}.downsample")
+                side //= 2
+        x = self.middle(x, "encoder.mid")
+        x = self.conv(self.swish(self.norm(x, "encoder.norm_out")), "encoder.conv_out")
+        if spec.quantizer != "gumbel" or spec.gumbel_input == "quant_conv":
+            x = self.conv(x, "quant_conv")
+        return self.conv(x, "quantize.proj") if spec.quantizer == "gumbel" else x
+
+    def decoder(self, x: str) -> str:
+        """The whole decoder: entries of the codebook (B, D, h, w) to a picture (B, C, H, W)."""
+        spec = self._spec
+        x = self.conv(x, "post_quant_conv")
+        x = self.conv(x, "decoder.conv_in")
+        x = self.middle(x, "decoder.mid")
+        side = spec.latent_size
+        for i in reversed(range(len(spec.channel_multipliers))):
+            x = self.level(x, f"decoder.up.{i}", blocks=spec.num_res_blocks + 1, side=side)
+            if i > 0:
+                x = self.upsample(x, f"decoder.up.{i}.upsample")
+                side *= 2
+        return self.conv(self.swish(self.norm(x, "decoder.norm_out")), "decoder.conv_out")
 
     def conv(self, x: str, name: str, *, stride: int = 1, pads: tuple[int, int, int, int] | None = None) -> str:
         """Convolution; ``pads`` top, left, bottom, right, by default those that keep the size."""
@@ -158,10 +166,10 @@ class _LayerWriter:
         """
         g = self.graph
         gamma, beta = (
-            g.constant(np.asarray(self.source(f"{name}.{part}")[1], np.float32).reshape(1, _GROUPS, -1))
+            g.constant(np.asarray(self.source(f"{name}.{part}")[1], np.float32).reshape(1, GROUPS, -1))
             for part in ("weight", "bias")
         )
-        by_group, by_channel = self._ints([0, _GROUPS, -1]), self._ints([0, -1, 1, 1])
+        by_group, by_channel = self._ints([0, GROUPS, -1]), self._ints([0, -1, 1, 1])
 
         def mean(value: str) -> str:
             rows = g.node("ReduceMean", [value, self._ints([3])])
@@ -171,7 +179,7 @@ class _LayerWriter:
         d = g.node("Reshape", [g.node("Sub", [grouped, mean(x)]), g.node("Shape", [x])])
         rest = mean(d)
         variance = g.node("Sub", [mean(g.node("Mul", [d, d])), g.node("Mul", [rest, rest])])
-        deviation = g.node("Sqrt", [g.node("Add", [variance, g.constant(_EPSILON, dtype=np.float32)])])
+        deviation = g.node("Sqrt", [g.node("Add", [variance, g.constant(EPSILON, dtype=np.float32)])])
         scale = g.node("Div", [gamma, deviation])  # (B, 32, C / 32)
         shift = g.node("Sub", [beta, g.node("Mul", [scale, rest])])
         scaled = g.node("Mul", [d, g.node("Reshape", [scale, by_channel])])

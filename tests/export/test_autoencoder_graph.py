@@ -29,7 +29,7 @@ from tests.export.autoencoder_cases import (
     without_quant_conv,
 )
 from trt_vqgan.errors import ExportError
-from trt_vqgan.export.autoencoder_graph import _LayerWriter, codebook_key, decoder_graph, encoder_graph
+from trt_vqgan.export.autoencoder_graph import LayerWriter, codebook_key, decoder_graph, encoder_graph
 from trt_vqgan.kernels.reference.nearest_code import nearest_code
 from trt_vqgan.spec import AutoencoderSpec
 
@@ -115,7 +115,7 @@ def test_a_missing_weight_is_named() -> None:
 
 
 def _norm_graph(channels: int, gamma: NDArray[np.float32], beta: NDArray[np.float32], *, one_pass: bool) -> Any:
-    layers = _LayerWriter("norm", BASE, {"norm.weight": gamma, "norm.bias": beta}, "fp32")
+    layers = LayerWriter("norm", BASE, {"norm.weight": gamma, "norm.bias": beta}, "fp32")
     g = layers.graph
     x = g.input("x", np.float32, ["B", channels, "H", "W"])
     if one_pass:
