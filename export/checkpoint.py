@@ -14,12 +14,13 @@ from trt_vqgan.errors import CheckpointError
 from trt_vqgan.export.config_files import find_files, load_config
 from trt_vqgan.export.key_shapes import expected_shapes
 from trt_vqgan.export.safetensors_file import read_safetensors_file
+from trt_vqgan.export.scene_config import layout_form
 from trt_vqgan.export.stored_facts import CODEBOOK_KEYS, Entry, StoredFacts, drop_shared_stage, take_facts
 from trt_vqgan.export.stored_tensor import StoredTensor
 from trt_vqgan.export.torch_file import StateFile, Unreadable, read_torch_file
 from trt_vqgan.export.translate import has_transformer, translate
 from trt_vqgan.export.weights import Weight, Weights
-from trt_vqgan.spec import ModelSpec
+from trt_vqgan.spec import LayoutForm, ModelSpec
 
 # Canonical prefix -> prefix in the state dict, for a VQGAN alone and for a VQGAN with a transformer.
 _AUTOENCODER_PREFIXES = {"first_stage.": ""}
@@ -49,6 +50,7 @@ class Checkpoint:
     weights : float32 arrays under ``first_stage.``, ``condition.`` and ``transformer.``; each is read from the file
         when it is asked for.
     ignored : what the file holds beside the weights, as patterns such as ``loss.*``; none of it was read.
+    layout_form : what the tokens of a scene model's layout are; None where the config doesn't say.
 
     Notes
     -----
@@ -62,6 +64,7 @@ class Checkpoint:
     spec: ModelSpec
     weights: Weights
     ignored: tuple[str, ...] = ()
+    layout_form: LayoutForm | None = None
 
     @property
     def source(self) -> str:
@@ -127,7 +130,8 @@ def _open(file: Path, config_paths: tuple[Path, ...], settings: Mapping[str, obj
         ignored.add("cond_stage_model.*")
     weights = _check(spec, entries, facts, unknown, prefixes)
     _check_masks(spec, masks)
-    return Checkpoint(file, config_paths, spec, Weights(weights), tuple(sorted(ignored)))
+    form = layout_form(settings, spec)
+    return Checkpoint(file, config_paths, spec, Weights(weights), tuple(sorted(ignored)), form)
 
 
 def _canonical(name: str, prefixes: Mapping[str, str]) -> str | None:

@@ -26,7 +26,7 @@ from trt_vqgan.manifest import (
     record_files,
     write_manifest,
 )
-from trt_vqgan.spec import AutoencoderSpec, ModelSpec
+from trt_vqgan.spec import AutoencoderSpec, LayoutForm, ModelSpec
 
 PRECISIONS = ("fp32", "int8")
 HALF_WEIGHTS = "fp16 weights"
@@ -41,6 +41,7 @@ def export_checkpoint(
     config: str | os.PathLike[str] | None = None,
     precision: str = "fp32",
     class_names: Sequence[str] = (),
+    layout_form: LayoutForm | None = None,
     null_class: int | None = None,
     temperature: float | None = None,
     top_k: int | None = None,
@@ -60,6 +61,8 @@ def export_checkpoint(
     precision : "fp32", or "int8": the transformer's matrices as int8 blocks of 64, the VQGAN's weights stored as
         float16 (and computed in float32).
     class_names : a name a class, in the order of their ids; for a model conditioned on boxes, of the objects' classes.
+    layout_form : what the tokens of a scene model's layout are, "boxes", "boxes+crop", "points" or "points+crop"; by
+        default what the config says.
     null_class : class that means "no class".
     temperature, top_k, top_p : sampling defaults; where none is given: top-k of a quarter of the vocabulary, at most
         250, for unconditional and mapped conditions, and the published class setting (top-k 600, top-p 0.92, both
@@ -97,6 +100,7 @@ def export_checkpoint(
         sampling=_sampling_defaults(spec, temperature, top_k, top_p),
         class_names=() if is_boxes else tuple(class_names),
         layout_classes=tuple(class_names) if is_boxes else (),
+        layout_form=layout_form if layout_form is not None else checkpoint.layout_form,
         null_class=null_class,
         licence=licence,
         provenance=provenance,

@@ -83,9 +83,12 @@ class ConditionEncoder:
             return conditions.coordinate_tokens(chosen, condition, vocab_size)
         if condition.kind == "boxes":
             layouts = read_layouts(given["layout"], self._manifest.layout_classes)
-            return np.stack(
-                [layout_tokens(layout, num_tokens=condition.num_tokens, vocab_size=vocab_size) for layout in layouts]
-            )
+            model: dict[str, Any] = {
+                "form": self._manifest.layout_form,
+                "num_tokens": condition.num_tokens,
+                "vocab_size": vocab_size,
+            }
+            return np.stack([layout_tokens(layout, **model) for layout in layouts])
         return self._encode_map(next(iter(given.values())), size, fit)
 
     def tokens(self, cond: npt.ArrayLike) -> Int64Array:

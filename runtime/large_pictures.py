@@ -13,7 +13,7 @@ from trt_vqgan.errors import ShapeError, SpecError
 from trt_vqgan.runtime.conditions import raw_tokens
 from trt_vqgan.runtime.layouts import Layout, layout_tokens, window_crop
 from trt_vqgan.runtime.window_generator import Plan, WindowCondition
-from trt_vqgan.spec import ConditionSpec, ModelSpec
+from trt_vqgan.spec import ConditionSpec, LayoutForm, ModelSpec
 
 Int64Array = npt.NDArray[np.int64]
 
@@ -31,6 +31,7 @@ class Windows:
     memory_bytes : bound on the caches alive at once; None for none.
     condition_shape : height and width in codes of a condition that is a grid.
     layouts : boxes of each picture, of a scene model.
+    layout_form : what that model's tokens are, as `layouts.layout_tokens` takes it.
     """
 
     plan: Plan = "exact"
@@ -38,6 +39,7 @@ class Windows:
     memory_bytes: int | None = None
     condition_shape: tuple[int, int] | None = None
     layouts: tuple[Layout, ...] = ()
+    layout_form: LayoutForm | None = None
 
 
 def picture_size(size: object, spec: ModelSpec) -> tuple[int, int]:
@@ -128,10 +130,8 @@ def window_condition(
 
         def of_boxes(top: int, left: int) -> Int64Array:
             crop = window_crop(top, left, side=side, height=grid[0], width=grid[1])
-            tokens = [
-                layout_tokens(layout, num_tokens=condition.num_tokens, vocab_size=transformer.vocab_size, crop=crop)
-                for layout in layouts
-            ]
+            model = {"num_tokens": condition.num_tokens, "vocab_size": transformer.vocab_size}
+            tokens = [layout_tokens(layout, form=windows.layout_form, crop=crop, **model) for layout in layouts]
             return np.stack(tokens)
 
         return of_boxes

@@ -1,16 +1,17 @@
 """Scenes as boxes: the tokens of models that are conditioned on a layout.
 
-A layout's tokens are three an object (class, upper left corner, lower right corner), padded with the vocabulary's last
-token, and, where the model has two tokens more, the corners of the part of the scene that the picture shows. A corner
-is one number: the picture is divided into S x S sections, S the root of the vocabulary, rounded down.
+A layout's tokens are three an object (class, upper left corner, lower right corner) or, for models of centre points,
+two (class, centre of the box), padded with the vocabulary's last token, and, where the model encodes the crop, the
+corners of the part of the scene that the picture shows. A place is one number: the picture is divided into S x S
+sections, S the root of the vocabulary, rounded down.
 
 Notes
 -----
-Follows the published ObjectsBoundingBoxConditionalBuilder: boxes that don't meet the crop are dropped; with crop tokens
-the others keep their places in the whole scene, without them they are placed in the crop. There boxes are shuffled for
-training; here their order stays, so that a layout always has the same tokens. Models of the published
-ObjectsCenterPointsConditionalBuilder (two tokens an object, none is released) aren't told apart: give their tokens as
-condition codes.
+Follows the published ObjectsBoundingBoxConditionalBuilder and ObjectsCenterPointsConditionalBuilder: boxes that don't
+meet the crop are dropped; with crop tokens the others keep their places in the whole scene, without them they are
+placed in the crop. There boxes are shuffled for training; here their order stays, so that a layout always has the same
+tokens. How many tokens a model takes doesn't tell the two apart (92 are 30 boxes and a crop, or 46 points, or 45 points
+and a crop), so the bundle says it.
 """
 
 from __future__ import annotations
@@ -23,14 +24,13 @@ import numpy as np
 import numpy.typing as npt
 
 from trt_vqgan.errors import ConditionError
+from trt_vqgan.spec import LAYOUT_TOKENS, LayoutForm, fitting_layout_forms
 
 Int64Array = npt.NDArray[np.int64]
 Rectangle = tuple[float, float, float, float]
 """Left, top, width and height as fractions of the scene."""
 
 WHOLE: Rectangle = (0.0, 0.0, 1.0, 1.0)
-TOKENS_A_BOX = 3
-CROP_TOKENS = 2
 OVERHANG = 1e-6
 """A box may reach so far out of the scene by rounding."""
 
@@ -77,26 +77,24 @@ def read_layouts(value: object, classes: Sequence[str] = ()) -> list[Layout]:
     return [_layout(item, classes) for item in value]
 
 
-def layout_tokens(layout: Layout, *, num_tokens: int, vocab_size: int, crop: Rectangle | None = None) -> Int64Array:
+def layout_tokens(
+    layout: Layout, *, form: LayoutForm | None, num_tokens: int, vocab_size: int, crop: Rectangle | None = None
+) -> Int64Array:
     """Return a layout's tokens, int64 (num_tokens,).
 
     Parameters
     ----------
-    num_tokens : tokens that the model takes: three an object, or those and two for the crop.
+    form : what the tokens are; None where the bundle doesn't say, which is enough if their number allows one form only.
+    num_tokens : tokens that the model takes.
     vocab_size : of the transformer; decides the sections and the placeholder.
     crop : part of the scene that is shown, instead of the layout's own: a window rebuilds its tokens with it.
 
     Raises
     ------
-    ConditionError : more boxes than fit, a class outside the vocabulary, or a model whose tokens are no boxes.
+    ConditionError : more boxes than fit, a class outside the vocabulary, or a model whose tokens aren't known.
     """
-    has_crop = num_tokens % TOKENS_A_BOX == CROP_TOKENS
-    room = num_tokens // TOKENS_A_BOX
-    if not has_crop and num_tokens % TOKENS_A_BOX:
-        raise ConditionError(
-            f"layout: this model takes {num_tokens} tokens, which are no boxes of {TOKENS_A_BOX} tokens; "
-            "give its tokens as condition_codes"
-        )
+    each, crop_tokens = LAYOUT_TOKENS[_known_form(form, num_tokens)]
+    room = (num_tokens - crop_tokens) // each
     if len(layout.boxes) > room:
         raise ConditionError(f"layout: found {len(layout.boxes)} boxes, this model takes at most {room}")
     placeholder = vocab_size - 1
@@ -104,15 +102,16 @@ def layout_tokens(layout: Layout, *, num_tokens: int, vocab_size: int, crop: Rec
     if sections < 2:
         raise ConditionError(f"layout: a vocabulary of {vocab_size} has no sections for corners")
     shown = layout.crop if crop is None else crop
-    frame = WHOLE if has_crop else shown
+    frame = WHOLE if crop_tokens else shown
     tokens: list[int] = []
     for box in layout.boxes:
         if not 0 <= box.token < placeholder:
             raise ConditionError(f"layout: class token {box.token} is out of range, wanted 0 to {placeholder - 1}")
         if _overlap(box.box, shown) > 0:
-            tokens += [box.token, *_corners(_placed(box.box, frame), sections)]
-    tokens += [placeholder] * (room * TOKENS_A_BOX - len(tokens))
-    if has_crop:
+            place = _placed(box.box, frame)
+            tokens += [box.token, *(_corners(place, sections) if each == 3 else [_centre(place, sections)])]
+    tokens += [placeholder] * (room * each - len(tokens))
+    if crop_tokens:
         tokens += _corners(shown, sections)
     return np.array(tokens, dtype=np.int64)
 
@@ -120,6 +119,25 @@ def layout_tokens(layout: Layout, *, num_tokens: int, vocab_size: int, crop: Rec
 def window_crop(top: int, left: int, *, side: int, height: int, width: int) -> Rectangle:
     """Return the part of a scene of ``height`` x ``width`` codes that a window of ``side`` codes shows."""
     return left / width, top / height, side / width, side / height
+
+
+def _known_form(form: LayoutForm | None, num_tokens: int) -> LayoutForm:
+    """Return what a model's layout tokens are, where that is known."""
+    if form is not None:
+        return form
+    fitting = fitting_layout_forms(num_tokens)
+    if len(fitting) == 1:
+        return fitting[0]
+    if not fitting:
+        raise ConditionError(
+            f"layout: this model takes {num_tokens} tokens, which are no boxes and no points; give its tokens as "
+            "condition_codes"
+        )
+    raise ConditionError(
+        f"layout: this model takes {num_tokens} tokens, and neither its config nor their number says what they are; "
+        f"export it again with --layout-form {', '.join(fitting[:-1])} or {fitting[-1]}, or give its tokens as "
+        "condition_codes"
+    )
 
 
 def _layout(value: object, classes: Sequence[str]) -> Layout:
@@ -209,6 +227,11 @@ def _placed(box: Rectangle, frame: Rectangle) -> Rectangle:
 def _corners(box: Rectangle, sections: int) -> list[int]:
     x, y, width, height = box
     return [_section(x, y, sections), _section(x + width, y + height, sections)]
+
+
+def _centre(box: Rectangle, sections: int) -> int:
+    x, y, width, height = box
+    return _section(x + width / 2, y + height / 2, sections)
 
 
 def _section(x: float, y: float, sections: int) -> int:

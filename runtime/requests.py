@@ -267,7 +267,14 @@ class RequestReader:
                     "a larger picture of a scene model needs its layout: each window has its own tokens"
                 )
             layouts = tuple(read_layouts(arguments.get("layout"), self._manifest.layout_classes))
-        return Windows(plan=plan, shift=shift, memory_bytes=memory_bytes, condition_shape=shape, layouts=layouts)
+        return Windows(
+            plan=plan,
+            shift=shift,
+            memory_bytes=memory_bytes,
+            condition_shape=shape,
+            layouts=layouts,
+            layout_form=self._manifest.layout_form,
+        )
 
     def _tokens(
         self, arguments: GenerateArguments, n: int | None, fit: Fit, size: tuple[int, int], windows: Windows | None

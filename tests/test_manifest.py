@@ -120,6 +120,15 @@ def test_a_layouts_classes() -> None:
         plain(model=model, layout_classes=("cat", "cat"))
 
 
+def test_the_form_of_a_layout() -> None:
+    condition = ConditionSpec(kind="boxes", num_tokens=3)
+    model = dataclasses.replace(class_model(3), condition=condition)
+    manifest = plain(model=model, layout_form="boxes")
+    assert manifest_from_json(manifest_to_json(manifest)) == manifest
+    with pytest.raises(BundleError, match="'points', but the model takes 3 tokens, .* wanted one of boxes$"):
+        plain(model=model, layout_form="points")
+
+
 def edited(**changes: Any) -> str:
     return json.dumps(json.loads(manifest_to_json(plain())) | changes)
 
@@ -140,6 +149,8 @@ def edited(**changes: Any) -> str:
         (edited(class_names=["a", "b", "a"]), "same name"),
         (edited(null_class=3), "null_class is 3"),
         (edited(layout_classes=["a"]), "isn't conditioned on boxes"),
+        (edited(layout_form="boxes"), "isn't conditioned on boxes"),
+        (edited(layout_form="circles"), "found 'circles', wanted one of 'boxes'"),
         (edited(precision={"encoder": "fp32"}), "precision names 'encoder'"),
         (edited(graphs={"decoder": {"file": "other.onnx"}}), "'other.onnx'"),
         (edited(sampling={"temperature": 0}), "temperature is 0"),

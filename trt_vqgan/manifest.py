@@ -21,7 +21,7 @@ from typing import Any
 
 from trt_vqgan.atomic_file import write_bytes
 from trt_vqgan.errors import BundleError, SpecError
-from trt_vqgan.spec import ModelSpec, from_dict, to_dict
+from trt_vqgan.spec import LayoutForm, ModelSpec, fitting_layout_forms, from_dict, to_dict
 
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
@@ -126,6 +126,7 @@ class Manifest:
     class_names : one a class, in the order of their ids; empty for none.
     layout_classes : classes of the objects of a model conditioned on boxes, in the order of their ids; empty where they
         aren't known.
+    layout_form : what the tokens of such a model are, as `spec.LAYOUT_TOKENS`; None where it isn't known.
     null_class : class id that stands for "no class", for models trained with one.
     licence, provenance : free text for whoever passes the bundle on.
     schema : version of this format.
@@ -140,6 +141,7 @@ class Manifest:
     sampling: SamplingDefaults = SamplingDefaults()
     class_names: tuple[str, ...] = ()
     layout_classes: tuple[str, ...] = ()
+    layout_form: LayoutForm | None = None
     null_class: int | None = None
     licence: str | None = None
     provenance: str | None = None
@@ -165,8 +167,16 @@ class Manifest:
                 f"found {len(self.class_names)} class names, the model has {num_classes} classes",
             )
             _require(len(set(self.class_names)) == len(self.class_names), "two classes have the same name")
+        is_boxes = self.model.condition is not None and self.model.condition.kind == "boxes"
+        if self.layout_form is not None:
+            _require(is_boxes, "found layout_form, but the model isn't conditioned on boxes")
+            tokens = self.model.condition.num_tokens if self.model.condition is not None else 0
+            _require(
+                self.layout_form in fitting_layout_forms(tokens),
+                f"layout_form is {self.layout_form!r}, but the model takes {tokens} tokens, which are no such layout; "
+                f"wanted one of {', '.join(fitting_layout_forms(tokens)) or 'none'}",
+            )
         if self.layout_classes:
-            is_boxes = self.model.condition is not None and self.model.condition.kind == "boxes"
             _require(is_boxes, "found layout_classes, but the model isn't conditioned on boxes")
             _require(len(set(self.layout_classes)) == len(self.layout_classes), "two layout classes have the same name")
         _require(

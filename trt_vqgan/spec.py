@@ -18,6 +18,15 @@ QuantizerKind = Literal["nearest", "gumbel"]
 GumbelInput = Literal["quant_conv", "encoder"]
 Modality = Literal["image", "depth", "segmentation"]
 ConditionKind = Literal["unconditional", "class", "coordinates", "boxes", "autoencoder"]
+LayoutForm = Literal["boxes", "boxes+crop", "points", "points+crop"]
+
+LAYOUT_TOKENS: dict[LayoutForm, tuple[int, int]] = {
+    "boxes": (3, 0),
+    "boxes+crop": (3, 2),
+    "points": (2, 0),
+    "points+crop": (2, 2),
+}
+"""Tokens an object, and those of the crop, of a scene model's layout: boxes by two corners, or their centre points."""
 
 MAX_GRID_CODES = 1 << 16
 
@@ -230,6 +239,15 @@ class ModelSpec:
     def num_codes(self) -> int:
         """Codes of a training-size picture."""
         return self.autoencoder.latent_size**2
+
+
+def fitting_layout_forms(num_tokens: int) -> list[LayoutForm]:
+    """Return the forms of a layout that have room for an object, and ``num_tokens`` tokens."""
+    return [
+        form
+        for form, (each, crop) in LAYOUT_TOKENS.items()
+        if num_tokens >= each + crop and (num_tokens - crop) % each == 0
+    ]
 
 
 def to_dict(spec: Any) -> dict[str, Any]:

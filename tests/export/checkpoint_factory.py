@@ -131,10 +131,10 @@ def make_state(
         }
         tokens = (side // 4) ** 2
     elif kind == "boxes":
-        model["cond_stage_key"] = "objects_bbox"
+        model["cond_stage_key"] = key = (params or {}).get("cond_stage_key", "objects_bbox")
         model["cond_stage_config"] = {
             "target": "taming.models.dummy_cond_stage.DummyCondStage",
-            "params": {"conditional_key": "objects_bbox"},
+            "params": {"conditional_key": key},
         }
         tokens = _BOX_TOKENS
     elif kind == "first_stage":

@@ -91,7 +91,11 @@ def test_a_scene_model_has_tokens_of_its_own_in_each_window(tmp_path: Path) -> N
         def condition(i: int, j: int) -> np.ndarray:
             crop = window_crop(i, j, side=8, height=10, width=12)
             tokens = layout_tokens(
-                layout, num_tokens=spec.condition.num_tokens, vocab_size=spec.transformer.vocab_size, crop=crop
+                layout,
+                form="boxes",
+                num_tokens=spec.condition.num_tokens,
+                vocab_size=spec.transformer.vocab_size,
+                crop=crop,
             )
             return tokens[None]
 

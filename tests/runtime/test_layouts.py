@@ -42,12 +42,37 @@ PUBLISHED = [
 @pytest.mark.parametrize(("num_tokens", "crop", "objects", "crop_tokens"), PUBLISHED)
 def test_the_published_tokens(num_tokens: int, crop: Any, objects: list[int], crop_tokens: list[int]) -> None:
     (layout,) = read_layouts(SCENE, CLASSES)
-    found = layout_tokens(layout, num_tokens=num_tokens, vocab_size=VOCAB, crop=crop)
-    padding = [VOCAB - 1] * (num_tokens - len(objects) - len(crop_tokens))
+    model: dict[str, Any] = {"form": "boxes+crop" if crop_tokens else "boxes", "num_tokens": num_tokens}
+    check_published(layout, crop, objects, crop_tokens, model)
+
+
+# The same of the published ObjectsCenterPointsConditionalBuilder.
+PUBLISHED_POINTS = [
+    (92, None, [17, 3262, 0, 4004, 118, 6907, 603, 7385, 249, 5977], [0, 8099]),
+    (92, (0.25, 0.5, 0.5, 0.5), [17, 3262, 0, 4004, 118, 6907, 249, 5977], [3982, 8077]),
+    (92, (7 / 24, 0.2, 2 / 3, 0.8), [17, 3262, 0, 4004, 118, 6907, 249, 5977], [1646, 8095]),
+    (24, None, [17, 3262, 0, 4004, 118, 6907, 603, 7385, 249, 5977], []),
+    (24, (0.25, 0.5, 0.5, 0.5), [17, 3267, 0, 4004, 118, 5737, 249, 3810], []),
+    (24, (7 / 24, 0.2, 2 / 3, 0.8), [17, 2000, 0, 4004, 118, 6629, 249, 5417], []),
+]
+
+
+@pytest.mark.parametrize(("num_tokens", "crop", "objects", "crop_tokens"), PUBLISHED_POINTS)
+def test_the_published_tokens_of_centre_points(
+    num_tokens: int, crop: Any, objects: list[int], crop_tokens: list[int]
+) -> None:
+    (layout,) = read_layouts(SCENE, CLASSES)
+    model: dict[str, Any] = {"form": "points+crop" if crop_tokens else "points", "num_tokens": num_tokens}
+    check_published(layout, crop, objects, crop_tokens, model)
+
+
+def check_published(layout: Layout, crop: Any, objects: list[int], crop_tokens: list[int], model: Any) -> None:
+    found = layout_tokens(layout, vocab_size=VOCAB, crop=crop, **model)
+    padding = [VOCAB - 1] * (model["num_tokens"] - len(objects) - len(crop_tokens))
     assert found.tolist() == objects + padding + crop_tokens
     if crop is not None:
         (layout,) = read_layouts(SCENE | {"crop": list(crop)}, CLASSES)
-        np.testing.assert_array_equal(layout_tokens(layout, num_tokens=num_tokens, vocab_size=VOCAB), found)
+        np.testing.assert_array_equal(layout_tokens(layout, vocab_size=VOCAB, **model), found)
 
 
 def test_a_window_is_a_crop() -> None:
@@ -59,15 +84,16 @@ def test_a_window_is_a_crop() -> None:
 
 @given(
     x=st.floats(0, 1), y=st.floats(0, 1), width=st.floats(1e-3, 1), height=st.floats(1e-3, 1),
-    vocab=st.integers(4, 9000), num_tokens=st.sampled_from([12, 14, 92]), token=st.integers(0, 2),
+    vocab=st.integers(4, 9000), token=st.integers(0, 2),
+    form=st.sampled_from([("boxes", 12), ("boxes+crop", 14), ("points", 12), ("points+crop", 92)]),
 )  # fmt: skip
 def test_tokens_are_in_the_vocabulary(
-    x: float, y: float, width: float, height: float, vocab: int, num_tokens: int, token: int
+    x: float, y: float, width: float, height: float, vocab: int, form: tuple[Any, int], token: int
 ) -> None:
     box = (x, y, min(width, 1 - x), min(height, 1 - y))
     layout = Layout(boxes=(LayoutBox(token=token, box=box),))
-    found = layout_tokens(layout, num_tokens=num_tokens, vocab_size=vocab)
-    assert found.shape == (num_tokens,)
+    found = layout_tokens(layout, form=form[0], num_tokens=form[1], vocab_size=vocab)
+    assert found.shape == (form[1],)
     assert found.min() >= 0
     assert found.max() < vocab
 
@@ -128,11 +154,21 @@ def test_names_and_attributes_need_class_names() -> None:
 def test_what_a_model_has_no_room_for() -> None:
     box = LayoutBox(token=1, box=(0.0, 0.0, 0.5, 0.5))
     with pytest.raises(ConditionError, match="found 31 boxes, this model takes at most 30"):
-        layout_tokens(Layout(boxes=(box,) * 31), num_tokens=92, vocab_size=VOCAB)
+        layout_tokens(Layout(boxes=(box,) * 31), form="boxes+crop", num_tokens=92, vocab_size=VOCAB)
+    with pytest.raises(ConditionError, match="found 46 boxes, this model takes at most 45"):
+        layout_tokens(Layout(boxes=(box,) * 46), form="points+crop", num_tokens=92, vocab_size=VOCAB)
     with pytest.raises(ConditionError, match="class token 63 is out of range"):
-        layout_tokens(Layout(boxes=(LayoutBox(token=63, box=box.box),)), num_tokens=12, vocab_size=64)
-    with pytest.raises(ConditionError, match="takes 13 tokens"):
-        layout_tokens(Layout(boxes=()), num_tokens=13, vocab_size=64)
+        layout_tokens(Layout(boxes=(LayoutBox(token=63, box=box.box),)), form="boxes", num_tokens=12, vocab_size=64)
+
+
+def test_tokens_that_nothing_tells_apart() -> None:
+    layout = Layout(boxes=(LayoutBox(token=1, box=(0.0, 0.0, 0.5, 0.5)),))
+    with pytest.raises(ConditionError, match="92 tokens, and neither .* --layout-form boxes.crop, points or points.cr"):
+        layout_tokens(layout, form=None, num_tokens=92, vocab_size=VOCAB)
+    with pytest.raises(ConditionError, match="takes 1 tokens, which are no boxes and no points"):
+        layout_tokens(layout, form=None, num_tokens=1, vocab_size=VOCAB)
+    only = layout_tokens(layout, form=None, num_tokens=93, vocab_size=VOCAB)  # 31 boxes, and nothing else
+    np.testing.assert_array_equal(only, layout_tokens(layout, form="boxes", num_tokens=93, vocab_size=VOCAB))
 
 
 def test_a_scene_model_takes_a_layout(tmp_path: Path) -> None:
@@ -146,3 +182,20 @@ def test_a_scene_model_takes_a_layout(tmp_path: Path) -> None:
         np.testing.assert_array_equal(found, pipe.generate(condition_codes=tokens, n=2, seed=3).codes)
         with pytest.raises(ConditionError, match="give layout"):
             pipe.generate()
+
+
+def test_a_scene_model_of_centre_points(tmp_path: Path) -> None:
+    """What the config leaves open, an option of export says; the window's rule and the layout are the same."""
+    params = {"cond_stage_key": "objects_center_points"}
+    run = make_checkpoint(tmp_path / "run", kind="boxes", params=params)
+    layout = {"boxes": [{"class": 3, "box": [0, 0, 1, 1]}]}
+    with (
+        trt_vqgan.load(trt_vqgan.export_checkpoint(run, tmp_path / "open"), threads=1) as pipe,
+        pytest.raises(ConditionError, match="export it again with --layout-form"),
+    ):
+        pipe.encode_condition(layout=layout)
+    bundle = trt_vqgan.export_checkpoint(run, tmp_path / "bundle", layout_form="points+crop")
+    with trt_vqgan.load(bundle, threads=1) as pipe:
+        assert pipe.encode_condition(layout=layout).tolist() == [[3, 36, *[63] * 8, 0, 63]]
+        large = pipe.generate(layout=layout, size=(40, 36), greedy=True)
+        assert large.codes.shape == (1, 9, 10)

@@ -29,6 +29,11 @@ from trt_vqgan.manifest import read_manifest
     help="Of the weights; int8 is smaller and faster.",
 )
 @click.option("--class-names", metavar="NAME,NAME,…", help="A name a class, in the order of their ids.")
+@click.option(
+    "--layout-form",
+    type=click.Choice(["boxes", "boxes+crop", "points", "points+crop"]),
+    help="What the tokens of a scene model's layout are.  [default: what the config says]",
+)
 @click.option("--null-class", type=click.IntRange(min=0), metavar="ID", help="The class that stands for no class.")
 @click.option("--temperature", type=click.FloatRange(min=0, min_open=True), help="Default of `generate`.")
 @click.option("--top-k", type=click.IntRange(min=1), help="Default of `generate`.")

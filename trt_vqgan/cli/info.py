@@ -66,6 +66,8 @@ def _rows(manifest: Manifest) -> list[tuple[str, str]]:
         if condition.kind == "class":
             class_names = ", ".join(manifest.class_names) or "without names"
             rows.append(("classes", f"{condition.num_classes}: {class_names}"))
+        if condition.kind == "boxes":
+            rows.append(("layout form", manifest.layout_form or "not known: --layout may need one, see export --help"))
         if manifest.layout_classes:
             rows.append(("layout classes", f"{len(manifest.layout_classes)}: {', '.join(manifest.layout_classes)}"))
         if manifest.null_class is not None:
