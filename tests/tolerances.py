@@ -54,3 +54,7 @@ CACHED_ATTENTION_FP32 = 2e-6
 CACHED_ATTENTION_HALF = 2e-3
 """The same with float16 inputs and outputs, against float64 on the same inputs. Measured: 9e-4, the rounding of outputs
 between 1 and 2 (2^-11) and no more."""
+
+ATTENTION_STEP_KERNEL = 2e-6
+"""cached_attention_step on the shim against its definition in float32, beyond the output's rounding to half. Measured:
+9e-8; a GPU's own exponential (2 in the last place) may add some 5e-7."""

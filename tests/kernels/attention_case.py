@@ -1,0 +1,99 @@
+"""One run of the attention kernels under the shim, beside the definition on the same arrays."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tests.kernels.shim.shim import CSRC, ShimLibrary, address, device_array, load
+from trt_vqgan.kernels.launches.cached_attention import AttentionPlan, cached_attention
+from trt_vqgan.kernels.reference.cached_attention import cached_attention as definition
+
+Array = NDArray[Any]
+
+
+def load_for(source: str | Path, *head_sizes: int) -> ShimLibrary:
+    """Return the kernels of ``source`` for some head sizes only, which compile sooner."""
+    return load([source], defines=[f"FOR_EACH_HEAD_SIZE(instance)={' '.join(f'instance({d})' for d in head_sizes)}"])
+
+
+def with_fault(folder: Path, source: str, right: str, wrong: str, *, head_size: int) -> ShimLibrary:
+    """Return the kernels of ``source`` for one head size, with the only occurrence of ``right`` made ``wrong``."""
+    text = (CSRC / source).read_text()
+    while include := re.search(r'#include "(cached_attention\w*\.cuh)"', text):
+        text = text.replace(include[0], (CSRC / include[1]).read_text().replace("#pragma once", ""))
+    assert text.count(right) == 1, f"{right!r} stands {text.count(right)} times in {source}"
+    path = folder / source
+    path.write_text(text.replace(right, wrong))
+    return load_for(path, head_size)
+
+
+class AttentionCase:
+    """Random arrays of a plan: caches are NaN from each row's length on, workspace and output NaN everywhere.
+
+    `run` launches the kernels, then `check` holds all that they wrote to the definition. Rows may go on: `advance`
+    draws the next tokens.
+    """
+
+    def __init__(self, plan: AttentionPlan, lengths: list[int], *, seed: int = 0) -> None:
+        self.plan = plan
+        self._rng = np.random.default_rng(seed)
+        self.lengths = device_array(np.array(lengths, np.int32))
+        shape = (plan.batch, plan.heads, plan.capacity, plan.head_size)
+        self.keys, self.values = (device_array(self._random(shape)) for _ in range(2))
+        for row, length in enumerate(lengths):
+            self.keys[row, :, max(length, 0) :] = np.nan
+            self.values[row, :, max(length, 0) :] = np.nan
+        self.partials = device_array(np.full(plan.partial_floats, np.nan, np.float32))
+        self.tickets = device_array(np.zeros(plan.tickets, np.int32))
+        self._draw_tokens()
+
+    def _random(self, shape: tuple[int, ...]) -> Array:
+        return self._rng.standard_normal(shape).astype(np.float16)
+
+    def _draw_tokens(self) -> None:
+        plan = self.plan
+        self.qkv = device_array(self._random((plan.batch, plan.tokens, 3, plan.heads, plan.head_size)))
+        self.out = device_array(np.full((plan.batch, plan.tokens, plan.heads * plan.head_size), np.nan, np.float16))
+
+    def advance(self, by: int = 1) -> None:
+        """Let every row be longer by ``by`` positions and draw new tokens."""
+        self.lengths += np.int32(by)
+        self._draw_tokens()
+
+    def run(self, library: ShimLibrary, *, seed: int = 0) -> None:
+        """Launch the kernels once, and keep what the definition makes of the same arrays."""
+        keys, values, out = np.array(self.keys), np.array(self.values), np.empty(self.out.shape, np.float32)
+        definition(np.array(self.qkv), keys, values, np.array(self.lengths), out)
+        self._wanted = keys, values, out
+        launches = cached_attention(
+            self.plan,
+            qkv=int(address(self.qkv)),
+            key_cache=int(address(self.keys)),
+            value_cache=int(address(self.values)),
+            lengths=int(address(self.lengths)),
+            out=int(address(self.out)),
+            partials=int(address(self.partials)),
+            tickets=int(address(self.tickets)),
+        )
+        for launch in launches:
+            library.launch(launch, seed=seed)
+
+    def check(self, tolerance: float) -> float:
+        """Return the largest error of the output beyond its rounding to half, at most ``tolerance``.
+
+        What is in the caches must equal the definition's bits.
+        """
+        keys, values, out = self._wanted
+        for found, wanted in ((self.keys, keys), (self.values, values)):
+            np.testing.assert_array_equal(found.view(np.uint16), wanted.view(np.uint16), "appended, the rest untouched")
+        np.testing.assert_array_equal(self.tickets, 0, "every ticket is set back")
+        error = np.abs(self.out.astype(np.float32) - out) - np.abs(out) * np.float32(2**-11)
+        assert not np.isnan(error).any(), "the output holds NaN: unwritten, or read where nothing is"
+        worst = float(error.max())
+        assert worst <= tolerance, f"error {worst}, tolerance {tolerance}"
+        return worst
