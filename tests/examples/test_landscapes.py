@@ -206,3 +206,19 @@ def test_disparity_is_least_in_the_sky() -> None:
     found = disparity(depth)
     assert found.ravel()[[0, 3]].tolist() == [1.0, -1.0]
     assert (np.diff(found.ravel()) < 0).all()
+
+
+def test_zoomed_pictures_are_crops_of_one_scene(tmp_path: Path) -> None:
+    folder = tmp_path / "near"
+    render_set(folder, first_world=3, num_worlds=1, per_world=3, size=16, processes=1, zoom=2)
+    near = open_set(folder)
+    whole, labels, _, kind = render(World(3), np.random.default_rng((3, 0)), size=32, kind=0)
+    corners = [(t, left) for t in range(17) for left in range(17)]
+    for image, found in zip(near.images, near.labels, strict=True):
+        places = [(t, x) for t, x in corners if np.array_equal(whole[t : t + 16, x : x + 16], image)]
+        assert len(places) == 1
+        top, left = places[0]
+        np.testing.assert_array_equal(labels[top : top + 16, left : left + 16], found)
+    assert (near.kinds == kind).all()
+    with pytest.raises(ValueError, match="zoom"):
+        render_set(folder, first_world=3, num_worlds=1, per_world=3, size=16, processes=1)
