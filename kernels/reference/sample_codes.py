@@ -87,10 +87,16 @@ def kept_weights(
     The order temperature, top-k, top-p and the treatment of ties are those of the published ``sample_with_past`` and
     the ``top_k_top_p_filtering`` that it calls.
     """
+    return kept_weights_at_rate(logits, rate=exponent_rate(temperature), top_k=top_k, top_p=top_p)
+
+
+def kept_weights_at_rate(
+    logits: npt.NDArray[np.float32], *, rate: np.float32, top_k: int | None = None, top_p: float = 1.0
+) -> list[int]:
+    """Return what `kept_weights` does, given `exponent_rate` of the temperature: what a GPU is given."""
     values = logits + np.float32(0.0)  # makes -0 a +0
     codebook_size = len(values)
     maximum = values.max()
-    rate = exponent_rate(temperature)
 
     by_likelihood = sorted(range(codebook_size), key=lambda code: (-values[code], code))
     lowest = values[by_likelihood[min(top_k or codebook_size, codebook_size) - 1]]
