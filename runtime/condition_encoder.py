@@ -53,7 +53,9 @@ class ConditionEncoder:
             )
         return self._spec.condition
 
-    def encode(self, given: dict[str, Any], *, size: tuple[int, int], fit: Fit) -> Int64Array:
+    def encode(
+        self, given: dict[str, Any], *, size: tuple[int, int], fit: Fit, shift_labels: bool = False
+    ) -> Int64Array:
         """Return a condition as tokens: int64 (B, L), or (B, h, w) in raster order.
 
         Parameters
@@ -61,15 +63,20 @@ class ConditionEncoder:
         given : values by the names of `CONDITION_ARGUMENTS`; None is as good as nothing.
         size : height and width in pixels of the picture to be made; maps of another size are fitted to it.
         fit : how.
+        shift_labels : read label ids as `conditions.shifted_labels`.
 
         Raises
         ------
-        ConditionError : another kind than the model's, or none where it needs one.
+        ConditionError : another kind than the model's, or none where it needs one; labels to shift, and none given.
         ShapeError : a wrong shape, dtype or value range.
         """
         condition = self.condition
         given = {name: value for name, value in given.items() if value is not None}
         self._check_kind(set(given))
+        if shift_labels:
+            if "segmentation" not in given:
+                raise ConditionError("shift_labels is about label ids: give segmentation too, or leave it out")
+            given["segmentation"] = conditions.shifted_labels(given["segmentation"])
         assert self._spec.transformer is not None
         vocab_size = self._spec.transformer.vocab_size
         if condition.kind == "unconditional":

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from trt_vqgan.errors import ConditionError, ImageError
+from trt_vqgan.runtime.conditions import shifted_labels
 from trt_vqgan.runtime.images import MAX_PIXELS
 from trt_vqgan.runtime.layouts import Layout, read_layouts
 
@@ -59,7 +60,9 @@ def read_depth(path: str | os.PathLike[str]) -> FloatArray:
     return _checked_depth(path, colours[:, :, 0])
 
 
-def read_segmentation(path: str | os.PathLike[str], *, num_labels: int | None = None) -> npt.NDArray[np.int64]:
+def read_segmentation(
+    path: str | os.PathLike[str], *, num_labels: int | None = None, shift_labels: bool = False
+) -> npt.NDArray[np.int64]:
     """Return the label ids in ``path``, int64 (H, W).
 
     Takes grey pictures of 8 or 16 bits and palette pictures, whose pixels are the ids, and ``.npy`` with integers
@@ -68,6 +71,7 @@ def read_segmentation(path: str | os.PathLike[str], *, num_labels: int | None = 
     Parameters
     ----------
     num_labels : labels that the model knows, from 0 on; None checks nothing.
+    shift_labels : whether ids are read as `conditions.shifted_labels`.
 
     Raises
     ------
@@ -86,12 +90,20 @@ def read_segmentation(path: str | os.PathLike[str], *, num_labels: int | None = 
                 )
             labels = np.asarray(image)
     found = labels.astype(np.int64)
+    if shift_labels:
+        try:
+            found = shifted_labels(found)
+        except ConditionError as error:
+            raise ConditionError(f"{path}: {error}") from None
     if num_labels is not None and (found.min() < 0 or found.max() >= num_labels):
         wrong = int(found.max() if found.max() >= num_labels else found.min())
+        said = f"found label {wrong}"
+        if shift_labels:
+            said = f"found label {(wrong - 1) % 256}, which --shift-labels makes {wrong}"
         hint = ""
-        if wrong == COCO_UNLABELLED:
-            hint = "; 255 often means no label: models of COCO-Stuff want (id + 1) modulo 256, so that it becomes 0"
-        raise ConditionError(f"{path}: found label {wrong}, this model knows 0 to {num_labels - 1}{hint}")
+        if wrong == COCO_UNLABELLED and not shift_labels:
+            hint = "; 255 often means no label: for models of COCO-Stuff give --shift-labels, which makes it 0"
+        raise ConditionError(f"{path}: {said}, this model knows 0 to {num_labels - 1}{hint}")
     return found
 
 

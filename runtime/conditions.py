@@ -105,6 +105,31 @@ def segmentation_map(segmentation: npt.ArrayLike, num_labels: int) -> FloatArray
     return result
 
 
+def shifted_labels(segmentation: npt.ArrayLike) -> Int64Array:
+    """Return label ids as the published COCO-Stuff models read them, int64: (id + 1) modulo 256.
+
+    There a pixel file says 0 to 181 and 255 for no label, and the model knows 0 for no label and 1 to 182.
+
+    Source: the published ``SegmentationBase`` with ``shift_segmentation``, and ``CocoBase``: 1 is added to uint8.
+
+    Raises
+    ------
+    ShapeError : no integer label ids (H, W) or (B, H, W).
+    ConditionError : a label outside 0 … 255.
+    """
+    array = np.asarray(segmentation)
+    if array.ndim not in (2, 3) or array.dtype.kind not in "iu":
+        raise ShapeError(
+            f"shift_labels: found segmentation {array.dtype} {array.shape}, wanted integer label ids (H, W) or "
+            "(B, H, W)"
+        )
+    if array.size and (array.min() < 0 or array.max() > 255):
+        wrong = int(array.max() if array.max() > 255 else array.min())
+        raise ConditionError(f"shift_labels: found label {wrong}, wanted 0 to 255 as in 8-bit label maps")
+    shifted: Int64Array = (array.astype(np.int64) + 1) % 256
+    return shifted
+
+
 def coordinate_tokens(coordinates: npt.ArrayLike, spec: ConditionSpec, vocab_size: int) -> Int64Array:
     """Return coordinate maps as tokens, int64 (B, h, w): the mean of each cell times the number of levels, rounded.
 

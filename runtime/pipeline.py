@@ -205,6 +205,7 @@ class Pipeline:
         coordinates: npt.ArrayLike | None = None,
         layout: object = None,
         image: npt.ArrayLike | None = None,
+        shift_labels: bool = False,
         fit: Fit = "crop",
         size: tuple[int, int] | None = None,
     ) -> Int64Array:
@@ -221,6 +222,8 @@ class Pipeline:
         coordinates : float (B, 1, H, W) in [0, 1].
         layout : boxes, as `trt_vqgan.runtime.layouts.read_layouts` takes them.
         image : pictures as `encode` takes them, of any size, for models conditioned on a picture.
+        shift_labels : read label ids as the published COCO-Stuff models do: (id + 1) modulo 256, so that 255, no label,
+            becomes 0.
         fit : how maps of another size than the model's are fitted to it: "crop" (the middle, as published), "pad" or
             "stretch".
         size : (width, height) in pixels of a picture larger than the training size.
@@ -239,7 +242,9 @@ class Pipeline:
             "layout": layout,
             "image": image,
         }
-        return self._conditions.encode(given, size=picture_size(size, self.spec), fit=check_fit(fit))
+        return self._conditions.encode(
+            given, size=picture_size(size, self.spec), fit=check_fit(fit), shift_labels=shift_labels
+        )
 
     def logits(self, cond: npt.ArrayLike, codes: npt.ArrayLike) -> FloatArray:
         """Return teacher-forced logits float32 (B, h·w, V): row i predicts code i given the condition and codes before.
@@ -288,6 +293,7 @@ class Pipeline:
         class_id, depth, segmentation, coordinates, layout, image : the model's condition, as `encode_condition` takes
             it. A class model without one takes its classes in turn.
         condition_codes : the condition as tokens instead, int (B, L) or (B, h, w).
+        shift_labels : of ``segmentation``, as `encode_condition` says.
         fit : how maps and ``init`` of another size are fitted: "crop" (as published), "pad" or "stretch".
         init : uint8 (H, W, C) or (B, H, W, C): pictures whose codes are kept in part.
         keep : what is kept of ``init``: bool (H, W) over its pixels or (h, w) over its codes. A code is kept only if

@@ -85,6 +85,7 @@ class GenerateArguments(TypedDict, total=False):
     coordinates: npt.ArrayLike | None
     layout: object
     image: npt.ArrayLike | None
+    shift_labels: bool
     fit: Fit
     init: npt.ArrayLike | None
     keep: npt.ArrayLike | None
@@ -283,13 +284,16 @@ class RequestReader:
         given: dict[str, Any] = {name: arguments.get(name) for name in CONDITION_ARGUMENTS}
         codes = arguments.get("condition_codes")
         nothing = all(value is None for value in given.values())
+        shift_labels = arguments.get("shift_labels", False)
         if codes is not None:
-            if not nothing:
-                raise ConditionError("condition_codes is a condition of its own: leave the other one out")
+            if not nothing or shift_labels:
+                other = "shift_labels" if nothing else "the other one"
+                raise ConditionError(f"condition_codes is a condition of its own: leave {other} out")
             return self._checked(codes, windows)
-        if self._conditions.condition.kind == "class" and nothing:
+        if self._conditions.condition.kind == "class" and nothing and not shift_labels:
             return self._conditions.default_classes(n or 1)
-        return self._checked(self._conditions.encode(given, size=size, fit=fit), windows)
+        tokens = self._conditions.encode(given, size=size, fit=fit, shift_labels=shift_labels)
+        return self._checked(tokens, windows)
 
     def _checked(self, codes: npt.ArrayLike, windows: Windows | None) -> Int64Array:
         """Return condition codes as int64 (B, L): a picture's tokens, or all codes of a larger picture's map."""

@@ -14,6 +14,7 @@ import trt_vqgan
 from tests.export.checkpoint_factory import make_checkpoint
 from trt_vqgan.cli import main
 from trt_vqgan.cli.watching import Watcher
+from trt_vqgan.errors import ConditionError, ShapeError
 from trt_vqgan.runtime.images import read_image, write_png
 from trt_vqgan.runtime.pipeline import Preview
 from trt_vqgan.runtime.png_metadata import read_generation_record
@@ -126,6 +127,42 @@ def test_wrong_condition_files(bundles: dict[str, Path], tmp_path: Path) -> None
     message = fail("generate", bundles["boxes"], "-o", tmp_path / "out", "--layout", tmp_path / "a.json")
     assert "'cow' is unknown, wanted one of cat, dog" in message
     assert not (tmp_path / "out").exists()
+
+
+def test_labels_of_coco_stuff(bundles: dict[str, Path], tmp_path: Path) -> None:
+    """255 becomes 0, every other label one more."""
+    labels = RNG.integers(0, 6, (SIDE, SIDE)).astype(np.uint8)
+    labels[:8] = 255
+    Image.fromarray(labels).save(tmp_path / "coco.png")
+    Image.fromarray(labels + np.uint8(1)).save(tmp_path / "shifted.png")
+    make = ["generate", bundles["segmentation"], "-o", tmp_path / "a.png", "--segmentation"]
+    assert "models of COCO-Stuff give --shift-labels" in fail(*make, tmp_path / "coco.png")
+    succeed(*make, tmp_path / "coco.png", "--shift-labels")
+    record = read_generation_record(tmp_path / "a.png")
+    succeed(*make, tmp_path / "shifted.png")
+    assert record == read_generation_record(tmp_path / "a.png")
+    with trt_vqgan.load(bundles["segmentation"], threads=1) as pipe:
+        wanted = pipe.encode_condition(segmentation=labels, shift_labels=True)
+        assert wanted.reshape(-1).tolist() == list(record.condition_codes or ())
+        pictures = pipe.generate(segmentation=labels, shift_labels=True)
+        np.testing.assert_array_equal(pictures.codes[0], np.array(record.codes))
+        for wrong in (labels.astype(float), labels.astype(int) + 1):
+            with pytest.raises((ShapeError, ConditionError), match="shift_labels: found"):
+                pipe.encode_condition(segmentation=wrong, shift_labels=True)
+        with pytest.raises(ConditionError, match="leave shift_labels out"):
+            pipe.generate(condition_codes=wanted, shift_labels=True)
+    with (
+        trt_vqgan.load(bundles["unconditional"], threads=1) as pipe,
+        pytest.raises(ConditionError, match="shift_labels is about label ids"),
+    ):
+        pipe.generate(shift_labels=True)
+    labels[0, 0] = 6
+    Image.fromarray(labels).save(tmp_path / "coco.png")
+    message = fail(*make, tmp_path / "coco.png", "--shift-labels")
+    assert "found label 6, which --shift-labels makes 7, this model knows 0 to 6" in message
+    depth = ["generate", bundles["depth"], "-o", tmp_path / "a.png", "--shift-labels", "--depth"]
+    assert "give --segmentation IMG too" in fail(*depth, tmp_path / "coco.png", status=2)
+    assert "give --segmentation IMG too" in fail("generate", bundles["class"], "-o", "a", "--shift-labels", status=2)
 
 
 @pytest.mark.parametrize("paste", [False, True])

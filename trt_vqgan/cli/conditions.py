@@ -76,6 +76,8 @@ def check_condition(
     condition_codes: Path | None,
     classes: Sequence[str],
     files: Mapping[str, Path | None] | None = None,
+    *,
+    shift_labels: bool = False,
 ) -> None:
     """Raise unless the model can make pictures from the options that were given.
 
@@ -86,7 +88,7 @@ def check_condition(
     Raises
     ------
     ConditionError : the model makes no pictures, or needs a condition that no option gave.
-    click.UsageError : two options give the condition.
+    click.UsageError : two options give the condition, or there are labels to shift and no label map.
     """
     from trt_vqgan.runtime.condition_encoder import argument_name
 
@@ -101,6 +103,8 @@ def check_condition(
     given += ["--condition-codes"] * (condition_codes is not None)
     if len(given) > 1:
         raise click.UsageError(f"{given[0]} and {given[1]} both give the condition, choose one")
+    if shift_labels and "segmentation" not in named:
+        raise click.UsageError("--shift-labels is about a label map, give --segmentation IMG too")
     wanted = argument_name(condition)
     if named and named[0] != wanted:
         takes = f"give {FILE_OPTIONS[wanted]} instead" if wanted in FILE_OPTIONS else f"leave --{named[0]} out"
@@ -113,7 +117,12 @@ def check_condition(
 
 
 def file_condition(
-    pipeline: Pipeline, files: Mapping[str, Path | None], fit: Fit, size: tuple[int, int] | None = None
+    pipeline: Pipeline,
+    files: Mapping[str, Path | None],
+    fit: Fit,
+    size: tuple[int, int] | None = None,
+    *,
+    shift_labels: bool = False,
 ) -> npt.NDArray[np.int64] | None:
     """Return the condition that an option of `FILE_OPTIONS` gave as codes, int64 (B, L) or (B, h, w); None for none.
 
@@ -136,7 +145,9 @@ def file_condition(
     if name == "segmentation":
         assert condition is not None
         assert condition.autoencoder is not None, "check_condition lets only models with label maps through"
-        labels = condition_files.read_segmentation(path, num_labels=condition.autoencoder.in_channels)
+        labels = condition_files.read_segmentation(
+            path, num_labels=condition.autoencoder.in_channels, shift_labels=shift_labels
+        )
         return pipeline.encode_condition(segmentation=labels, fit=fit, size=size)
     if name == "layout":
         return pipeline.encode_condition(layout=file_layout(pipeline, path))

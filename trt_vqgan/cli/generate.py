@@ -152,7 +152,8 @@ def _arguments(pipeline: Pipeline, settings: dict[str, Any]) -> GenerateArgument
     classes, codes_file = settings["classes"], settings["condition_codes"]
     fit: Fit = settings["fit"] or "crop"
     files = {name: settings[name] for name in options.FILE_CONDITIONS}
-    check_condition(manifest, codes_file, classes, files)
+    shift_labels = settings["shift_labels"]
+    check_condition(manifest, codes_file, classes, files, shift_labels=shift_labels)
     editing = editing_arguments(**{name: settings[name] for name in ("init", "keep", "resample", "paste")})
     large = size_arguments(**{name: settings[name] for name in SIZE_SETTINGS})
     codes = layout = None
@@ -161,7 +162,7 @@ def _arguments(pipeline: Pipeline, settings: dict[str, Any]) -> GenerateArgument
     elif files["layout"] is not None and large.get("size") is not None:
         layout = file_layout(pipeline, files["layout"])  # each window of a larger picture has tokens of its own
     else:
-        codes = file_condition(pipeline, files, fit, large.get("size"))
+        codes = file_condition(pipeline, files, fit, large.get("size"), shift_labels=shift_labels)
     ids = class_ids(manifest, classes) if codes is None and layout is None else []
     number = settings["number"]
     if number is None and ids and not classes:

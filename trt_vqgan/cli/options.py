@@ -68,6 +68,11 @@ def file_condition_options(function: Any) -> Any:
             "in fractions of the picture.",
         ),
         click.option(
+            "--shift-labels",
+            is_flag=True,
+            help="Read label ids as the published COCO-Stuff models do: id + 1, and 255 (no label) as 0.",
+        ),
+        click.option(
             "--segmentation",
             type=PATH,
             metavar="IMG",
