@@ -16,7 +16,9 @@ import trt_vqgan
 from trt_vqgan.errors import ExportError
 from trt_vqgan.export.autoencoder_graph import codebook_key, decoder_graph, encoder_graph
 from trt_vqgan.export.checkpoint import Checkpoint, open_checkpoint
+from trt_vqgan.export.gpu_graphs import write_gpu_graphs
 from trt_vqgan.export.gumbel_input import choose_gumbel_input
+from trt_vqgan.export.prefixed import Prefixed
 from trt_vqgan.export.transformer_graph import transformer_graph
 from trt_vqgan.manifest import (
     GraphFile,
@@ -40,6 +42,7 @@ def export_checkpoint(
     *,
     config: str | os.PathLike[str] | None = None,
     precision: str = "fp32",
+    gpu: bool = False,
     class_names: Sequence[str] = (),
     layout_form: LayoutForm | None = None,
     null_class: int | None = None,
@@ -60,6 +63,7 @@ def export_checkpoint(
     out : folder to make. It appears whole or not at all.
     precision : "fp32", or "int8": the transformer's matrices as int8 blocks of 64, the VQGAN's weights stored as
         float16 (and computed in float32).
+    gpu : add graphs for GPUs, in FP16.
     class_names : a name a class, in the order of their ids; for a model conditioned on boxes, of the objects' classes.
     layout_form : what the tokens of a scene model's layout are, "boxes", "boxes+crop", "points" or "points+crop"; by
         default what the config says.
@@ -109,8 +113,13 @@ def export_checkpoint(
     folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
     try:
         graphs, precisions = write_graphs(folder, spec, checkpoint.weights, precision=precision, say=say)
+        for_gpu = None
+        if gpu:
+            for_gpu = write_gpu_graphs(folder, spec, checkpoint.weights, say=say, say_decision=on_decision or say)
         say("hashing")
-        manifest = dataclasses.replace(described, graphs=graphs, files=record_files(folder), precision=precisions)
+        manifest = dataclasses.replace(
+            described, graphs=graphs, files=record_files(folder), precision=precisions, gpu=for_gpu
+        )
         write_manifest(folder, manifest)
         folder.chmod(0o755)
         _replace(folder, target)
@@ -136,7 +145,7 @@ def write_graphs(
     precisions: dict[str, str] = {}
 
     def write_autoencoder(stage: AutoencoderSpec, prefix: str, names: Sequence[str], codebook: str) -> None:
-        part = _Prefixed(weights, prefix)
+        part = Prefixed(weights, prefix)
         for name in names:
             say(name)
             build = decoder_graph if name == "decoder" else encoder_graph
@@ -157,22 +166,6 @@ def write_graphs(
         graphs["transformer"] = GraphFile(file=files[0].name, data_file=files[1].name)
         precisions["transformer"] = precision
     return graphs, precisions
-
-
-class _Prefixed(Mapping[str, Any]):
-    """Weights whose keys begin with a prefix, under their keys without it."""
-
-    def __init__(self, weights: Mapping[str, Any], prefix: str) -> None:
-        self._weights, self._prefix = weights, prefix
-
-    def __getitem__(self, key: str) -> Any:
-        return self._weights[self._prefix + key]
-
-    def __iter__(self) -> Any:
-        return (key.removeprefix(self._prefix) for key in self._weights if key.startswith(self._prefix))
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
 
 
 def _sampling_defaults(

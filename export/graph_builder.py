@@ -57,6 +57,15 @@ class _Weight:
         return array
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where the elements of a tensor lie: a file beside the model, and bytes in it."""
+
+    file: str
+    offset: int
+    length: int
+
+
 class GraphBuilder:
     """Collects nodes and weights in order, and writes one model file.
 
@@ -142,6 +151,13 @@ class GraphBuilder:
             return name
         return self.node("Cast", [name], to=_element_type(kind))
 
+    def placed_weight(self, name: str, shape: tuple[int, ...], dtype: Any, place: Place) -> str:
+        """Return the name of a value that holds a weight which already lies in a file beside the model."""
+        tensor = TensorProto(name=self._claim(name), data_type=_element_type(dtype), dims=shape)
+        _refer(tensor, place)
+        self._initializers.append(tensor)
+        return name
+
     @overload
     def node(self, op: str, inputs: Sequence[str], *, domain: str = "", **attributes: Any) -> str: ...
     @overload
@@ -205,10 +221,7 @@ class GraphBuilder:
                 alignment = PAGE_BYTES if weight.num_bytes() >= SMALL_BYTES else SMALL_ALIGNMENT_BYTES
                 file.write(b"\0" * (-file.tell() % alignment))
                 tensor = _tensor(name, weight)
-                tensor.data_location = TensorProto.EXTERNAL
-                place = {"location": data_path.name, "offset": str(file.tell()), "length": str(weight.num_bytes())}
-                for key, value in place.items():
-                    tensor.external_data.add(key=key, value=value)
+                _refer(tensor, Place(file=data_path.name, offset=file.tell(), length=weight.num_bytes()))
                 file.write(weight.read(name).reshape(-1).view(np.uint8).data)
                 tensors.append(tensor)
         path.write_bytes(self._model(tensors).SerializeToString())
@@ -231,3 +244,9 @@ def _element_type(dtype: Any) -> int:
 
 def _tensor(name: str, weight: _Weight) -> onnx.TensorProto:
     return TensorProto(name=name, data_type=_element_type(weight.stored), dims=weight.source.shape)
+
+
+def _refer(tensor: TensorProto, place: Place) -> None:
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", place.file), ("offset", str(place.offset)), ("length", str(place.length))):
+        tensor.external_data.add(key=key, value=value)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from trt_vqgan.errors import BundleError
 from trt_vqgan.manifest import (
     FileRecord,
+    GpuGraphs,
     GraphFile,
     MadeBy,
     Manifest,
@@ -127,6 +128,53 @@ def test_the_form_of_a_layout() -> None:
     assert manifest_from_json(manifest_to_json(manifest)) == manifest
     with pytest.raises(BundleError, match="'points', but the model takes 3 tokens, .* wanted one of boxes$"):
         plain(model=model, layout_form="points")
+
+
+def with_gpu(**changes: Any) -> Manifest:
+    """A class model with graphs for GPUs, of one layer."""
+    graphs = {name: f"gpu/{name}.onnx" for name in ("encoder", "decoder", "segment_00", "segment_01")}
+    values: dict[str, Any] = {"precision": "fp16", "graphs": graphs, "weights": "gpu/transformer.safetensors"}
+    gpu = GpuGraphs(**(values | changes))
+    names = ["decoder.onnx", *graphs.values(), "gpu/transformer.safetensors"]
+    return plain(gpu=gpu, files={name: FileRecord(sha256=SHA, size_bytes=0) for name in names})
+
+
+def test_graphs_for_gpus() -> None:
+    manifest = with_gpu(wider={"decoder": ("decoder.mid.block_1",)})
+    assert manifest_from_json(manifest_to_json(manifest)) == manifest
+    assert manifest.gpu is not None
+    assert manifest.gpu.segments == ("segment_00", "segment_01")
+    assert manifest.gpu.files_of("decoder") == ("gpu/decoder.onnx",)
+    assert manifest.gpu.files_of("segment_01") == ("gpu/segment_01.onnx", "gpu/transformer.safetensors")
+    changed = dataclasses.replace(
+        manifest, files=manifest.files | {"gpu/transformer.safetensors": FileRecord(sha256="1" * 64, size_bytes=0)}
+    )
+    assert changed.gpu_graph_sha256("decoder") == manifest.gpu_graph_sha256("decoder")
+    assert changed.gpu_graph_sha256("segment_00") != manifest.gpu_graph_sha256("segment_00")
+
+
+def test_a_bundle_without_them_has_no_such_key() -> None:
+    assert "gpu" not in json.loads(manifest_to_json(plain()))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"graphs": {"encoder": "gpu/encoder.onnx"}}, "this model wants decoder, encoder, segment_00, segment_01"),
+        ({"weights": None}, "belongs to a transformer"),
+        ({"weights": "gpu/other"}, "'gpu/other', which is not among the files"),
+        ({"wider": {"other": ("layer",)}}, "gpu.wider names 'other'"),
+    ],
+)
+def test_a_wrong_section_on_gpus_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(BundleError, match=message):
+        with_gpu(**changes)
+
+
+def test_an_unknown_key_about_gpus_is_refused() -> None:
+    text = manifest_to_json(with_gpu()).replace('"precision": "fp16"', '"precision": "fp16", "engines": {}')
+    with pytest.raises(BundleError, match="unknown key 'engines'"):
+        manifest_from_json(text)
 
 
 def edited(**changes: Any) -> str:

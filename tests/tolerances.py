@@ -58,3 +58,17 @@ between 1 and 2 (2^-11) and no more."""
 ATTENTION_STEP_KERNEL = 2e-6
 """cached_attention_step on the shim against its definition in float32, beyond the output's rounding to half. Measured:
 9e-8; a GPU's own exponential (2 in the last place) may add some 5e-7."""
+
+# Graphs for GPUs, every FP16 result rounded (tests/export/half_rounding.py).
+# Decoder of random weights, largest error over the largest output: measured 2.5e-3 over the synthetic specs.
+GPU_FP16_RELATIVE = 1e-2
+# Decode of the trained demo: measured 70.0 dB at least, over drawn and extreme codes; 61 dB once both are uint8.
+GPU_DECODE_DB = 60.0
+# Codes of the trained demo's encoder on extreme and smooth maps: measured 0.996 equal at least a kind of map.
+GPU_ENCODE_EQUAL_CODES = 0.99
+# float32 segments with attention in between against the whole graph, over the largest logit: other orders of summation.
+# Measured: 5.7e-7.
+GPU_SEGMENTS_FP32 = 1e-5
+# The same in FP16, two layers of random weights, in ONNX Runtime, which rounds at the segments' ends only. Measured:
+# 9.1e-4.
+GPU_FP16_LOGITS_RELATIVE = 1e-2

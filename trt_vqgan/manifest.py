@@ -17,7 +17,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
 from trt_vqgan.atomic_file import write_bytes
 from trt_vqgan.errors import BundleError, SpecError
@@ -69,6 +69,35 @@ class GraphFile:
 
     file: str
     data_file: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GpuGraphs:
+    """The graphs for GPUs, which `export --gpu` writes beside those for the CPU.
+
+    Attributes
+    ----------
+    precision : of matrices, kernels and most activations: "fp16", or "fp32" for tests.
+    graphs : "encoder", "decoder", "condition_encoder", and of L layers the L + 1 segments "segment_00" … -> file.
+    weights : the safetensors file that the segments' weights lie in; None for a VQGAN alone.
+    wider : graph -> its layers that compute in float32, for values that FP16 can't hold; graphs without any left out.
+    """
+
+    precision: Literal["fp16", "fp32"]
+    graphs: dict[str, str]
+    weights: str | None = None
+    wider: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+
+    @property
+    def segments(self) -> tuple[str, ...]:
+        """Names of the transformer's segments, in order."""
+        names = (name for name in self.graphs if name.startswith("segment_"))
+        return tuple(sorted(names, key=lambda name: (len(name), name)))
+
+    def files_of(self, graph: str) -> tuple[str, ...]:
+        """Return the files that a graph is made of."""
+        own = (self.graphs[graph],)
+        return (*own, self.weights) if self.weights is not None and graph in self.segments else own
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -129,7 +158,10 @@ class Manifest:
     layout_form : what the tokens of such a model are, as `spec.LAYOUT_TOKENS`; None where it isn't known.
     null_class : class id that stands for "no class", for models trained with one.
     licence, provenance : free text for whoever passes the bundle on.
+    gpu : graphs for GPUs; None where there are none.
     schema : version of this format.
+
+    Engines built from the bundle are no part of it: ``engine_records`` keeps those.
     """
 
     model: ModelSpec
@@ -145,6 +177,7 @@ class Manifest:
     null_class: int | None = None
     licence: str | None = None
     provenance: str | None = None
+    gpu: GpuGraphs | None = None
     schema: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
@@ -158,6 +191,8 @@ class Manifest:
         for graph, entry in self.graphs.items():
             for name in filter(None, (entry.file, entry.data_file)):
                 _require(name in self.files, f"graph {graph!r} names {name!r}, which is not among the bundle's files")
+        if self.gpu is not None:
+            self._check_gpu(self.gpu)
         for graph in self.precision:
             _require(graph in self.graphs, f"precision names {graph!r}, which is not among the bundle's graphs")
         num_classes = self.model.condition.num_classes if self.model.condition is not None else 0
@@ -184,6 +219,30 @@ class Manifest:
             f"null_class is {self.null_class}, the model has {num_classes} classes",
         )
 
+    def _check_gpu(self, gpu: GpuGraphs) -> None:
+        layers = self.model.transformer.num_layers if self.model.transformer is not None else None
+        wanted = {"encoder", "decoder"}
+        if self.model.condition is not None and self.model.condition.autoencoder is not None:
+            wanted.add("condition_encoder")
+        if layers is not None:
+            wanted |= {segment_name(i) for i in range(layers + 1)}
+        _require(
+            set(gpu.graphs) == wanted,
+            f"gpu.graphs has {', '.join(sorted(gpu.graphs))}; this model wants {', '.join(sorted(wanted))}",
+        )
+        _require((gpu.weights is None) == (layers is None), "gpu.weights belongs to a transformer, and only to one")
+        for graph in gpu.graphs:
+            for name in gpu.files_of(graph):
+                _require(name in self.files, f"gpu graph {graph!r} names {name!r}, which is not among the files")
+        for graph in gpu.wider:
+            _require(graph in gpu.graphs, f"gpu.wider names {graph!r}, which is not among gpu.graphs")
+
+    def gpu_graph_sha256(self, graph: str) -> str:
+        """Return what a GPU graph computes as a hash: of the hashes of the files that it is made of."""
+        assert self.gpu is not None
+        hashes = [self.files[name].sha256 for name in self.gpu.files_of(graph)]
+        return hashlib.sha256("".join(hashes).encode()).hexdigest()
+
     @property
     def bundle_id(self) -> str:
         """What the bundle computes, as 16 hex digits: a hash of the model and of every file's hash."""
@@ -197,9 +256,17 @@ class Manifest:
         return sum(record.size_bytes for record in self.files.values())
 
 
+def segment_name(index: int) -> str:
+    """Return the name of a segment of the transformer, of at least two digits."""
+    return f"segment_{index:02d}"
+
+
 def manifest_to_json(manifest: Manifest) -> str:
     """Return the manifest as JSON text, the same text for equal manifests."""
-    return json.dumps(dataclasses.asdict(manifest), indent=1, sort_keys=True, allow_nan=False) + "\n"
+    data = dataclasses.asdict(manifest)
+    if manifest.gpu is None:
+        del data["gpu"]  # so that a bundle for the CPU stays readable where the key isn't known
+    return json.dumps(data, indent=1, sort_keys=True, allow_nan=False) + "\n"
 
 
 def manifest_from_json(text: str, where: str = MANIFEST_NAME) -> Manifest:

@@ -28,6 +28,7 @@ from trt_vqgan.manifest import read_manifest
     show_default=True,
     help="Of the weights; int8 is smaller and faster.",
 )
+@click.option("--gpu", is_flag=True, help="Add FP16 graphs for GPUs, which `build` makes engines of.")
 @click.option("--class-names", metavar="NAME,NAME,…", help="A name a class, in the order of their ids.")
 @click.option(
     "--layout-form",
