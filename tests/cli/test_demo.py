@@ -137,6 +137,21 @@ def test_encode_and_decode_are_reconstruct(demo_bundle: Path, made: tuple[Path, 
     assert "bundle 0000000000000000" in fail("decode", demo_bundle, tmp_path / "other.npz", "-o", tmp_path / "e")
 
 
+def test_several_pictures_in_one_file(demo_bundle: Path, made: tuple[Path, dict], tmp_path: Path) -> None:
+    _, report = made
+    sources = [row["file"] for row in report["pictures"][:2]]
+    succeed("encode", demo_bundle, *sources, "-o", tmp_path / "c.npz")
+    with np.load(tmp_path / "c.npz") as arrays:
+        assert arrays["codes"].shape == (2, GRID, GRID)
+    succeed("decode", demo_bundle, tmp_path / "c.npz", "-o", tmp_path / "out")
+    succeed("reconstruct", demo_bundle, sources[1], "-o", tmp_path / "one.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "out" / "c-00001.png"), read_image(tmp_path / "one.png"))
+    write_png(tmp_path / "odd.png", np.zeros((SIDE, SIDE + 8, 3), np.uint8))
+    message = fail("encode", demo_bundle, sources[0], tmp_path / "odd.png", "-o", tmp_path / "d.npz")
+    assert "one file holds codes of pictures of one size" in message
+    assert not (tmp_path / "d.npz").exists()
+
+
 def test_codes_out_of_range(demo_bundle: Path, tmp_path: Path) -> None:
     np.savez(tmp_path / "c.npz", codes=np.full((1, 2, 2), 1024))
     assert "1024" in fail("decode", demo_bundle, tmp_path / "c.npz", "-o", tmp_path / "out")

@@ -33,6 +33,34 @@ def test_bar_at_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "<" in text
 
 
+def drive_pictures(
+    stream: io.StringIO, monkeypatch: pytest.MonkeyPatch, *, quiet: bool, delay_seconds: float, total: int = 4
+) -> str:
+    monkeypatch.setattr("sys.stderr", stream)
+    monkeypatch.setattr(bar, "DELAY_SECONDS", delay_seconds)
+    monkeypatch.setattr(bar, "REDRAW_SECONDS", 0.0)
+    with bar.PicturesProgress(total, quiet=quiet) as progress:
+        for _ in range(total):
+            progress.echo("a line")
+            progress.finished()
+    return stream.getvalue()
+
+
+def test_bar_of_pictures(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    text = drive_pictures(Terminal(), monkeypatch, quiet=False, delay_seconds=0.0)
+    assert "2/4" in text
+    assert "4/4" in text
+    assert text.rstrip(" ").endswith("\r"), "nothing of the bar stays"
+    assert capsys.readouterr().out == "a line\n" * 4
+
+
+def test_silence_about_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert drive_pictures(io.StringIO(), monkeypatch, quiet=False, delay_seconds=0.0) == ""
+    assert drive_pictures(Terminal(), monkeypatch, quiet=True, delay_seconds=0.0) == ""
+    assert drive_pictures(Terminal(), monkeypatch, quiet=False, delay_seconds=1e9) == ""
+    assert drive_pictures(Terminal(), monkeypatch, quiet=False, delay_seconds=0.0, total=1) == ""
+
+
 def test_silence(monkeypatch: pytest.MonkeyPatch) -> None:
     assert drive(io.StringIO(), monkeypatch, quiet=False, delay_seconds=0.0) == ""
     assert drive(Terminal(), monkeypatch, quiet=True, delay_seconds=0.0) == ""

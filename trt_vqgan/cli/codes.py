@@ -1,4 +1,4 @@
-"""``trt-vqgan encode`` and ``decode``: a picture to codes in a file, and back."""
+"""``trt-vqgan encode`` and ``decode``: pictures to codes in a file, and back."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from trt_vqgan.atomic_file import write_bytes
 from trt_vqgan.cli import options
 from trt_vqgan.cli.conditions import read_codes
 from trt_vqgan.cli.outputs import picture_paths
-from trt_vqgan.errors import BundleError, ConditionError
+from trt_vqgan.cli.progress import PicturesProgress
+from trt_vqgan.errors import BundleError, ConditionError, ImageError
 
 
-@click.command(short_help="Write a picture's codes to a file.")
+@click.command(short_help="Write pictures' codes to a file.")
 @options.bundle_argument
-@click.argument("image", type=options.PATH, metavar="IMG")
+@click.argument("images", type=options.PATH, nargs=-1, required=True, metavar="IMG...")
 @click.option("-o", "--out", type=options.PATH, required=True, metavar="FILE.npz")
 @options.running_options
-def encode(bundle: Path, image: Path, out: Path, backend: str, threads: int | None, as_json: bool) -> None:
-    """Write the codes of IMG to FILE.npz.
+def encode(bundle: Path, images: tuple[Path, ...], out: Path, backend: str, threads: int | None, as_json: bool) -> None:
+    """Write the codes of each IMG, all of one size, to FILE.npz.
 
-    The file holds `codes` int64 (1, h, w), the picture's `size` (height, width) in pixels, and the `bundle_id`.
+    The file holds `codes` int64 (B, h, w), the pictures' `size` (height, width) in pixels, and the `bundle_id`.
     """
     import numpy as np
 
@@ -32,11 +33,21 @@ def encode(bundle: Path, image: Path, out: Path, backend: str, threads: int | No
 
     if out.suffix != ".npz":
         raise click.UsageError(f"-o {out}: wanted a name that ends in .npz")
-    picture = read_image(image)
-    height, width = picture.shape[:2]
+    height, width = read_image(images[0]).shape[:2]
     with options.open_bundle(bundle, backend=backend, threads=threads) as pipeline:
         autoencoder = pipeline.spec.autoencoder
-        codes = pipeline.encode(pad_to_multiple(picture, autoencoder.factor)[None])
+        grids = []
+        with PicturesProgress(len(images), quiet=as_json) as progress:
+            for image in images:
+                picture = read_image(image)
+                if picture.shape[:2] != (height, width):
+                    raise ImageError(
+                        f"{image}: has {picture.shape[1]} x {picture.shape[0]} pixels, {images[0]} has {width} x "
+                        f"{height}; one file holds codes of pictures of one size, encode it into another"
+                    )
+                grids.append(pipeline.encode(pad_to_multiple(picture, autoencoder.factor)[None])[0])
+                progress.finished()
+        codes = np.stack(grids)
         buffer = io.BytesIO()
         np.savez_compressed(
             buffer,
@@ -45,7 +56,7 @@ def encode(bundle: Path, image: Path, out: Path, backend: str, threads: int | No
             bundle_id=np.array(pipeline.bundle_id),
         )
         write_bytes(out, buffer.getvalue())
-        bits = codes.size * math.log2(autoencoder.codebook_size) / (height * width)
+        bits = codes[0].size * math.log2(autoencoder.codebook_size) / (height * width)
         if as_json:
             report = {
                 "bundle_id": pipeline.bundle_id,
@@ -57,8 +68,9 @@ def encode(bundle: Path, image: Path, out: Path, backend: str, threads: int | No
             click.echo(json.dumps(report))
         else:
             h, w = codes.shape[1:]
+            named = str(images[0]) if len(images) == 1 else f"{len(images)} pictures"
             click.echo(
-                f"{image}  {width}x{height}  {h}x{w} codes  {bits:.4f} bits a pixel  -> {out}\n"
+                f"{named}  {width}x{height}  {h}x{w} codes  {bits:.4f} bits a pixel  -> {out}\n"
                 f"{options.say_backend(pipeline)}"
             )
 
@@ -87,13 +99,15 @@ def decode(bundle: Path, file: Path, out: Path, backend: str, threads: int | Non
                 f"{file}: its codes are of bundle {made_by}, this is bundle {pipeline.bundle_id}; "
                 "give the bundle that encoded them"
             )
-        for row, path in zip(codes, paths, strict=True):
-            picture = pipeline.decode(row[None])[0]
-            if size is not None:
-                picture = picture[: size[0], : size[1]]
-            write_png(path, picture)
-            if not as_json:
-                click.echo(f"{path}  {picture.shape[1]}x{picture.shape[0]}")
+        with PicturesProgress(len(codes), quiet=as_json) as progress:
+            for row, path in zip(codes, paths, strict=True):
+                picture = pipeline.decode(row[None])[0]
+                if size is not None:
+                    picture = picture[: size[0], : size[1]]
+                write_png(path, picture)
+                if not as_json:
+                    progress.echo(f"{path}  {picture.shape[1]}x{picture.shape[0]}")
+                progress.finished()
         if as_json:
             report = {"bundle_id": pipeline.bundle_id, "backend": pipeline.backend, "files": [str(p) for p in paths]}
             click.echo(json.dumps(report))

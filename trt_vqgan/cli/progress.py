@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import sys
+import time
 import types
 from typing import TYPE_CHECKING, Any
+
+import click
 
 if TYPE_CHECKING:
     from trt_vqgan.runtime.pipeline import Progress
@@ -49,3 +52,45 @@ class CodesProgress:
             self._bar.set_postfix_str(f"{progress.pictures_done} pictures", refresh=False)
             self._bar.update(progress.done_codes - self._bar.n)
         return True
+
+
+class PicturesProgress:
+    """A bar of pictures done, for commands that take many; `echo` prints a line above it."""
+
+    def __init__(self, total: int, *, quiet: bool) -> None:
+        self._quiet = quiet or total < 2 or not sys.stderr.isatty()
+        self._total, self._done = total, 0
+        self._start = time.perf_counter()
+        self._bar: Any = None
+
+    def __enter__(self) -> PicturesProgress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def finished(self) -> None:
+        """Count one more picture."""
+        self._done += 1
+        if self._quiet or (self._bar is None and time.perf_counter() - self._start < DELAY_SECONDS):
+            return
+        if self._bar is None:
+            from tqdm import tqdm
+
+            seconds = time.perf_counter() - self._start
+            self._bar = tqdm(total=self._total, unit="pictures", mininterval=REDRAW_SECONDS, leave=False,
+                             file=sys.stderr)  # fmt: skip
+            self._bar.start_t -= seconds  # so that the time left is told from the first one on
+        self._bar.update(self._done - self._bar.n)
+
+    def echo(self, line: str) -> None:
+        """Print a line on standard output; a bar that is shown moves below it."""
+        if self._bar is None:
+            click.echo(line)
+            return
+        self._bar.clear()
+        click.echo(line)
+        self._bar.refresh()

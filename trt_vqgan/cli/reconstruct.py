@@ -12,6 +12,7 @@ import click
 from trt_vqgan.cli import options
 from trt_vqgan.cli.commands import Interrupted
 from trt_vqgan.cli.outputs import picture_paths, unique_stems
+from trt_vqgan.cli.progress import PicturesProgress
 
 
 @click.command(short_help="Send pictures through the codes and back.")
@@ -40,26 +41,28 @@ def reconstruct(
     with options.open_bundle(bundle, backend=backend, threads=threads) as pipeline:
         autoencoder = pipeline.spec.autoencoder
         try:
-            for source, path in zip(images, paths, strict=True):
-                image = read_image(source)
-                height, width = image.shape[:2]
-                codes = pipeline.encode(pad_to_multiple(image, autoencoder.factor)[None])
-                decoded = pipeline.decode(codes)[0, :height, :width]
-                write_png(path, decoded)
-                row = {
-                    "image": str(source),
-                    "file": str(path),
-                    "width": width,
-                    "height": height,
-                    "psnr_db": psnr_db(image, decoded),
-                    "bits_per_pixel": codes.size * math.log2(autoencoder.codebook_size) / (height * width),
-                }
-                rows.append(row)
-                if not as_json:
-                    click.echo(
-                        f"{source}  {width}x{height}  PSNR {row['psnr_db']:.2f} dB  "
-                        f"{row['bits_per_pixel']:.4f} bits a pixel  -> {path}"
-                    )
+            with PicturesProgress(len(images), quiet=as_json) as progress:
+                for source, path in zip(images, paths, strict=True):
+                    image = read_image(source)
+                    height, width = image.shape[:2]
+                    codes = pipeline.encode(pad_to_multiple(image, autoencoder.factor)[None])
+                    decoded = pipeline.decode(codes)[0, :height, :width]
+                    write_png(path, decoded)
+                    row = {
+                        "image": str(source),
+                        "file": str(path),
+                        "width": width,
+                        "height": height,
+                        "psnr_db": psnr_db(image, decoded),
+                        "bits_per_pixel": codes.size * math.log2(autoencoder.codebook_size) / (height * width),
+                    }
+                    rows.append(row)
+                    if not as_json:
+                        progress.echo(
+                            f"{source}  {width}x{height}  PSNR {row['psnr_db']:.2f} dB  "
+                            f"{row['bits_per_pixel']:.4f} bits a pixel  -> {path}"
+                        )
+                    progress.finished()
         except KeyboardInterrupt:
             raise Interrupted(f"{len(rows)} of {len(images)} pictures are written to {paths[0].parent}") from None
         if as_json:
