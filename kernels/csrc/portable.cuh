@@ -25,9 +25,8 @@ typedef unsigned long long uintptr_t;
 #include <cuda_fp16.h>
 
 // Declares `T *name`, the start of the block's dynamic shared memory.
-#define DYNAMIC_SHARED(T, name)                                           \
-    extern __shared__ __align__(16) unsigned char dynamic_shared_bytes[]; \
-    T *name = reinterpret_cast<T *>(dynamic_shared_bytes)
+extern __shared__ __align__(16) unsigned char dynamic_shared_bytes[];
+#define DYNAMIC_SHARED(T, name) T *name = reinterpret_cast<T *>(dynamic_shared_bytes)
 
 #else
 #include "cuda_cpu.h"

@@ -161,6 +161,17 @@ def load(sources: Sequence[str | Path], *, sanitize: bool | None = None, defines
     return _load(compiler, paths, is_sanitized() if sanitize is None else sanitize, tuple(defines))
 
 
+def load_with_fault(source: str, right: str, wrong: str) -> ShimLibrary:
+    """Return the kernels of ``source`` in kernels/csrc with the only occurrence of ``right`` made ``wrong``."""
+    text = (CSRC / source).read_text()
+    assert text.count(right) == 1, f"{right!r} stands {text.count(right)} times in {source}, wanted once"
+    text = text.replace(right, wrong)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / source
+        path.write_text(text)
+        return load([path])
+
+
 @functools.cache
 def _load(compiler: str, sources: tuple[Path, ...], sanitize: bool, defines: tuple[str, ...]) -> ShimLibrary:
     flags = [*FLAGS, *(SANITIZER_FLAGS if sanitize else ()), *(f"-D{define}" for define in defines)]
