@@ -72,3 +72,18 @@ GPU_SEGMENTS_FP32 = 1e-5
 # The same in FP16, two layers of random weights, in ONNX Runtime, which rounds at the segments' ends only. Measured:
 # 9.1e-4.
 GPU_FP16_LOGITS_RELATIVE = 1e-2
+
+ATTENTION_TOKENS_KERNEL = 8e-4
+"""cached_attention_tokens and _prefix likewise. Measured: 3.1e-4, because the weights of the sum of values are rounded
+to half (2^-11 each, of values up to 4)."""
+
+DENSE_STEP_RELATIVE = 5e-6
+"""Error of the decode step's dense kernels against float64, relative to the sum of a result's absolute products.
+Measured: 1.3e-6 behind a layer norm, whose float32 may round an activation to the other half; 3e-8 without."""
+
+DENSE_STEP_LARGE_MEAN_RELATIVE = 2e-4
+"""The same for rows of 3000 +- 3, whose mean float32 holds to 1.2e-4. Measured: 2.3e-5. A one-pass variance is off by
+5 % and more."""
+
+GELU_ABSOLUTE = 2e-7
+"""What float32 erf and the constant in front of it add. Measured: 6e-8."""

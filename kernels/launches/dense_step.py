@@ -1,0 +1,180 @@
+"""Launches of `kernels/csrc/dense_step.cu`: the dense parts of a decode step of at most eight rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from trt_vqgan.errors import ShapeError
+from trt_vqgan.kernels.launch import Launch
+from trt_vqgan.kernels.packing import BLOCK_INPUTS, TILE_OUTPUTS
+
+MAX_ROWS = 8
+
+THREADS = 256
+WARPS = THREADS // 32
+
+_SLOT_BYTES = TILE_OUTPUTS * MAX_ROWS * 4
+_FIXED_SHARED_BYTES = 80 + WARPS * 32 * 16
+_MAX_SHARED_BYTES = 48 << 10  # what a block has without asking for more
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenseStep:
+    """How one matrix is multiplied.
+
+    Attributes
+    ----------
+    outputs, inputs : N and K.
+    rows : of the batch, 1 to `MAX_ROWS`.
+    splits : blocks that share one tile of outputs, each with a part of K.
+    blocks_of_split : tiles of 32 k that each of them takes (the last maybe fewer).
+    """
+
+    outputs: int
+    inputs: int
+    rows: int
+    splits: int
+    blocks_of_split: int
+
+    @property
+    def tiles(self) -> int:
+        """Tiles of 16 outputs."""
+        return -(-self.outputs // TILE_OUTPUTS)
+
+    @property
+    def partial_bytes(self) -> int:
+        """Workspace for partial sums. Its contents don't matter, and one serves all kernels of a stream."""
+        return self.tiles * self.splits * _SLOT_BYTES if self.splits > 1 else 0
+
+    @property
+    def ticket_bytes(self) -> int:
+        """Workspace for tickets: zeros at first, and again after each launch."""
+        return self.tiles * 4 if self.splits > 1 else 0
+
+    @property
+    def shared_bytes(self) -> int:
+        """Dynamic shared memory of a block."""
+        return _FIXED_SHARED_BYTES + _activation_bytes(self.rows, self.blocks_of_split)
+
+
+def plan_dense_step(*, outputs: int, inputs: int, rows: int, multiprocessors: int) -> DenseStep:
+    """Return how to multiply W (N, K) with ``rows`` rows.
+
+    K is split where tiles of outputs alone would give a multiprocessor fewer than two blocks, as long as a warp keeps
+    two tiles of 32 k; and where the activations need more than 48 KB of shared memory.
+
+    Raises
+    ------
+    ShapeError
+        For a number of rows that isn't 1 to `MAX_ROWS`, or a K that isn't a multiple of 8.
+    """
+    if not 1 <= rows <= MAX_ROWS:
+        raise ShapeError(
+            f"dense_step: found {rows} rows, wanted 1 to {MAX_ROWS}; more rows are a matrix product's work"
+        )
+    if outputs < 1 or inputs < 8 or inputs % 8:
+        raise ShapeError(f"dense_step: found a matrix ({outputs}, {inputs}), wanted (N, K) with K a multiple of 8")
+    blocks = -(-inputs // BLOCK_INPUTS)
+    tiles = -(-outputs // TILE_OUTPUTS)
+    splits = min(-(-2 * multiprocessors // tiles), max(1, blocks // (2 * WARPS)))
+    blocks_of_split = -(-blocks // splits)
+    while _FIXED_SHARED_BYTES + _activation_bytes(rows, blocks_of_split) > _MAX_SHARED_BYTES:
+        blocks_of_split = -(-blocks_of_split // 2)
+    return DenseStep(
+        outputs=outputs,
+        inputs=inputs,
+        rows=rows,
+        splits=-(-blocks // blocks_of_split),  # none is empty
+        blocks_of_split=blocks_of_split,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearAddresses:
+    """Where a layer's weights (packed by `trt_vqgan.kernels.packing.pack_weights`) and its bias float32 (N,) lie.
+
+    A bias at 0 is none.
+    """
+
+    weights: int
+    bias: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class NormAddresses:
+    """Where gain and bias, float32 (K,), of a layer norm lie, aligned to 16 bytes; and its epsilon."""
+
+    gain: int
+    bias: int
+    epsilon: float = 1e-5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workspace:
+    """Addresses of ``partial_bytes`` and ``ticket_bytes`` of memory, the most of all matrices of a stream."""
+
+    partials: int
+    tickets: int
+
+
+def norm_linear(
+    plan: DenseStep, *, layer: LinearAddresses, norm: NormAddresses, workspace: Workspace, x: int, out: int
+) -> Launch:
+    """Return the launch of `trt_vqgan.kernels.reference.dense_step.norm_linear`: x float32 (R, K), out half (R, N)."""
+    return _launch("dense_step_norm", plan, layer, workspace, *_normalised(x, norm), np.uint64(out))
+
+
+def norm_linear_gelu(
+    plan: DenseStep, *, layer: LinearAddresses, norm: NormAddresses, workspace: Workspace, x: int, out: int
+) -> Launch:
+    """Return the launch of `trt_vqgan.kernels.reference.dense_step.norm_linear_gelu`: out half (R, N)."""
+    return _launch("dense_step_norm_gelu", plan, layer, workspace, *_normalised(x, norm), np.uint64(out))
+
+
+def norm_logits(
+    plan: DenseStep, *, layer: LinearAddresses, norm: NormAddresses, workspace: Workspace, x: int, out: int
+) -> Launch:
+    """Return the launch of `trt_vqgan.kernels.reference.dense_step.norm_logits`: out float32 (R, N)."""
+    return _launch("dense_step_norm_logits", plan, layer, workspace, *_normalised(x, norm), np.uint64(out))
+
+
+def linear_residual(
+    plan: DenseStep, *, layer: LinearAddresses, workspace: Workspace, activations: int, x: int
+) -> Launch:
+    """Return the launch of `trt_vqgan.kernels.reference.dense_step.linear_residual`.
+
+    ``activations`` half (R, K), ``x`` float32 (R, N), changed in place.
+    """
+    return _launch("dense_step_residual", plan, layer, workspace, np.uint64(activations), np.uint64(x))
+
+
+def _normalised(x: int, norm: NormAddresses) -> tuple[np.generic, ...]:
+    return np.uint64(x), np.uint64(norm.gain), np.uint64(norm.bias), np.float32(norm.epsilon)
+
+
+def _launch(
+    kernel: str, plan: DenseStep, layer: LinearAddresses, workspace: Workspace, *arguments: np.generic
+) -> Launch:
+    return Launch(
+        kernel=kernel,
+        grid=(plan.tiles, plan.splits, 1),
+        block=(THREADS, 1, 1),
+        shared_bytes=plan.shared_bytes,
+        arguments=(
+            np.uint64(layer.weights),
+            np.uint64(layer.bias),
+            np.uint64(workspace.partials),
+            np.uint64(workspace.tickets),
+            np.int32(plan.outputs),
+            np.int32(plan.inputs),
+            np.int32(plan.rows),
+            np.int32(plan.blocks_of_split),
+            *arguments,
+        ),
+    )
+
+
+def _activation_bytes(rows: int, blocks: int) -> int:
+    return rows * (blocks | 1) * BLOCK_INPUTS * 2

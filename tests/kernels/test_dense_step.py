@@ -1,0 +1,286 @@
+"""The dense parts of a decode step, run by the kernels on the processor, against their definition."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tests.kernels.shim.shim import CSRC, ShimLibrary, address, device_array, load, run_sanitized
+from tests.tolerances import DENSE_STEP_LARGE_MEAN_RELATIVE, DENSE_STEP_RELATIVE, GELU_ABSOLUTE
+from trt_vqgan.errors import ShapeError
+from trt_vqgan.kernels.launches import dense_step as launches
+from trt_vqgan.kernels.launches.dense_step import DenseStep, LinearAddresses, NormAddresses, Workspace, plan_dense_step
+from trt_vqgan.kernels.packing import pack_weights
+from trt_vqgan.kernels.reference import dense_step as reference
+from trt_vqgan.kernels.reference.dense_step import Linear, Norm
+
+F32 = NDArray[np.float32]
+
+KINDS = ["norm_linear", "norm_linear_gelu", "norm_logits", "linear_residual"]
+
+# N, K, rows, multiprocessors: whole tiles and parts, K of one block and of several rounds, one split and many.
+CASES = [
+    (16, 8, 1, 1),
+    (40, 24, 2, 1),
+    (33, 104, 3, 1),
+    (104, 104, 5, 132),
+    (64, 512, 8, 4),
+    (48, 1032, 4, 132),
+    (17, 2048, 1, 132),
+    (32, 4096, 8, 132),
+    (32, 1536, 7, 1),
+    (17, 2048, 1, 1),
+]
+
+
+@pytest.fixture(scope="module")
+def library() -> ShimLibrary:
+    return load(["dense_step.cu"])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Case:
+    """A layer, its input, and memory for the kernel."""
+
+    plan: DenseStep
+    layer: Linear
+    norm: Norm
+    x: F32
+    activations: NDArray[np.float16]
+    packed: NDArray[np.float16]
+    partials: F32
+    tickets: NDArray[np.int32]
+
+    @staticmethod
+    def random(outputs: int, inputs: int, rows: int, multiprocessors: int, *, offset: float = 0.0) -> Case:
+        rng = np.random.default_rng(outputs * inputs + rows)
+        plan = plan_dense_step(outputs=outputs, inputs=inputs, rows=rows, multiprocessors=multiprocessors)
+        weight = (rng.standard_normal((outputs, inputs)) / np.sqrt(inputs)).astype(np.float16)
+        return Case(
+            plan=plan,
+            layer=Linear(weight=weight, bias=device_array(rng.standard_normal(outputs).astype(np.float32))),
+            norm=Norm(
+                gain=device_array(rng.uniform(0.5, 2, inputs).astype(np.float32)),
+                bias=device_array(rng.standard_normal(inputs).astype(np.float32)),
+            ),
+            x=(rng.standard_normal((rows, inputs)) * 3 + offset).astype(np.float32),
+            activations=device_array(rng.standard_normal((rows, inputs)).astype(np.float16)),
+            packed=device_array(pack_weights(weight)),
+            partials=device_array(np.full(plan.partial_bytes // 4, np.nan, np.float32)),
+            tickets=device_array(np.zeros(plan.ticket_bytes // 4, np.int32)),
+        )
+
+    def magnitude(self, kind: str) -> NDArray[np.float64]:
+        """Return the sum of the absolute products of each result: what rounding errors are measured by."""
+        if kind == "linear_residual":
+            read = self.activations.astype(np.float64)
+        else:
+            read = reference.layer_norm(self.x, self.norm)
+        return np.abs(read) @ np.abs(self.layer.weight.astype(np.float64)).T
+
+    def residual(self) -> F32:
+        rng = np.random.default_rng(3)
+        return rng.standard_normal((self.plan.rows, self.plan.outputs)).astype(np.float32)
+
+    def wanted(self, kind: str) -> NDArray[np.floating]:
+        if kind == "linear_residual":
+            x = self.residual()
+            reference.linear_residual(self.activations, self.layer, x)
+            return x
+        result: NDArray[np.floating] = getattr(reference, kind)(self.x, self.norm, self.layer)
+        return result
+
+    def found(
+        self, library: ShimLibrary, kind: str, *, seed: int = 0, kernel: str | None = None
+    ) -> NDArray[np.floating]:
+        layer = LinearAddresses(
+            weights=int(address(self.packed)),
+            bias=0 if self.layer.bias is None else int(address(self.layer.bias)),
+        )
+        workspace = Workspace(partials=int(address(self.partials)), tickets=int(address(self.tickets)))
+        if kind == "linear_residual":
+            out: NDArray[np.floating] = device_array(self.residual())
+            launch = launches.linear_residual(
+                self.plan,
+                layer=layer,
+                workspace=workspace,
+                activations=int(address(self.activations)),
+                x=int(address(out)),
+            )
+        else:
+            x = device_array(self.x)
+            dtype = np.float32 if kind == "norm_logits" else np.float16
+            out = device_array(np.full((self.plan.rows, self.plan.outputs), np.nan, dtype))
+            norm = NormAddresses(gain=int(address(self.norm.gain)), bias=int(address(self.norm.bias)))
+            launch = getattr(launches, kind)(
+                self.plan, layer=layer, norm=norm, workspace=workspace, x=int(address(x)), out=int(address(out))
+            )
+        library.launch(dataclasses.replace(launch, kernel=kernel or launch.kernel), seed=seed)
+        assert not self.tickets.any()
+        return out
+
+
+def check(
+    library: ShimLibrary,
+    case: Case,
+    kind: str,
+    *,
+    seed: int = 0,
+    kernel: str | None = None,
+    relative: float = DENSE_STEP_RELATIVE,
+) -> None:
+    wanted = case.wanted(kind).astype(np.float64)
+    found = case.found(library, kind, seed=seed, kernel=kernel)
+    allowed = relative * case.magnitude(kind) + GELU_ABSOLUTE
+    # the result's own rounding may go to either side
+    allowed += np.abs(wanted) * (2.0**-10 if found.dtype == np.float16 else 2.0**-23)
+    error = np.abs(found.astype(np.float64) - wanted)
+    assert (error <= allowed).all(), f"{kind}: {(error / allowed).max()} of what is allowed"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("sizes", CASES)
+def test_kernel_is_the_definition(library: ShimLibrary, kind: str, sizes: tuple[int, int, int, int]) -> None:
+    check(library, Case.random(*sizes), kind, seed=sizes[2])
+
+
+def test_cases_have_one_split_and_many() -> None:
+    plans = [Case.random(*sizes).plan for sizes in CASES]
+    assert {plan.splits for plan in plans} >= {1, 2, 4}
+    assert any(plan.inputs % 32 and plan.splits > 1 for plan in plans)
+    assert any(plan.blocks_of_split > 32 for plan in plans)  # more than a warp has in flight
+
+
+def test_rows_with_a_large_mean(library: ShimLibrary) -> None:
+    """The variance is taken about the mean: of 3000 +- 3 a one-pass variance would keep no digit."""
+    case = Case.random(48, 256, 3, 1, offset=3000.0)
+    check(library, case, "norm_logits", relative=DENSE_STEP_LARGE_MEAN_RELATIVE)
+
+
+def test_a_constant_row_gives_the_bias(library: ShimLibrary) -> None:
+    case = Case.random(48, 64, 2, 1)
+    case.x[0] = 7.0
+    check(library, case, "norm_logits")
+
+
+@pytest.mark.parametrize("kind", ["norm_logits", "linear_residual"])
+def test_no_bias(library: ShimLibrary, kind: str) -> None:
+    case = Case.random(48, 64, 2, 1)
+    check(library, dataclasses.replace(case, layer=dataclasses.replace(case.layer, bias=None)), kind)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_order_of_blocks_changes_no_bit(library: ShimLibrary, kind: str) -> None:
+    case = Case.random(32, 2048, 8, 132)
+    assert case.plan.splits > 2
+    first = case.found(library, kind)
+    for seed in (1, 2, 3):
+        np.testing.assert_array_equal(case.found(library, kind, seed=seed), first)
+
+
+def test_a_row_does_not_depend_on_its_neighbours(library: ShimLibrary) -> None:
+    """But for the order in which its mean is summed, which the number of rows decides. A row of NaN stays one."""
+    case = Case.random(40, 104, 8, 1)
+    case.x[5] = np.nan
+    whole = case.found(library, "norm_linear")
+    assert np.isnan(whole[5]).all()
+    for rows in (1, 2, 4):
+        part = dataclasses.replace(case, plan=dataclasses.replace(case.plan, rows=rows), x=case.x[:rows])
+        check(library, part, "norm_linear")
+
+
+def test_gelu_is_the_one_by_erf() -> None:
+    import torch
+
+    x = np.linspace(-6, 6, 2001)
+    wanted = torch.nn.functional.gelu(torch.from_numpy(x)).numpy()
+    np.testing.assert_allclose(reference.gelu(x), wanted, rtol=0, atol=1e-14)
+    tanh = torch.nn.functional.gelu(torch.from_numpy(x), approximate="tanh").numpy()
+    assert np.abs(reference.gelu(x) - tanh).max() > 100 * GELU_ABSOLUTE
+
+
+def test_layer_norm_is_torch_s() -> None:
+    import torch
+
+    case = Case.random(16, 104, 3, 1)
+    wanted = torch.nn.functional.layer_norm(
+        torch.from_numpy(case.x).double(),
+        (104,),
+        torch.from_numpy(case.norm.gain).double(),
+        torch.from_numpy(case.norm.bias).double(),
+    )
+    np.testing.assert_allclose(reference.layer_norm(case.x, case.norm), wanted.numpy(), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("hidden", [64, 104, 256, 768, 1024, 1536, 2048])
+@pytest.mark.parametrize("rows", [1, 2, 8])
+def test_plans_fit_a_multiprocessor(hidden: int, rows: int) -> None:
+    for outputs, inputs in (
+        (3 * hidden, hidden),
+        (hidden, hidden),
+        (4 * hidden, hidden),
+        (hidden, 4 * hidden),
+        (16384, hidden),
+    ):
+        plan = plan_dense_step(outputs=outputs, inputs=inputs, rows=rows, multiprocessors=132)
+        assert plan.shared_bytes <= 48 << 10
+        blocks = -(-inputs // 32)
+        assert (plan.splits - 1) * plan.blocks_of_split < blocks <= plan.splits * plan.blocks_of_split
+
+
+@pytest.mark.parametrize("bad", [{"rows": 0}, {"rows": 9}, {"inputs": 12}, {"inputs": 0}, {"outputs": 0}])
+def test_sizes_out_of_range_are_refused(bad: dict[str, int]) -> None:
+    with pytest.raises(ShapeError, match="dense_step"):
+        plan_dense_step(**({"outputs": 16, "inputs": 32, "rows": 1, "multiprocessors": 132} | bad))
+
+
+FAULTS = {
+    "the halves of an operand exchanged": (
+        "return {{bits.x, bits.y, bits.z, bits.w}}",
+        "return {{bits.z, bits.w, bits.x, bits.y}}",
+    ),
+    "rows of the tile exchanged": ("(output / 8) * 2 + row % 2", "(1 - output / 8) * 2 + row % 2"),
+    "the padding of K not zeroed": ("    zero_padding(part, product);\n", ""),
+    "columns of other lanes": ("min(lane / 4, product.rows - 1)", "min(lane % 8, product.rows - 1)"),
+    "the last split forgotten": ("i < splits; i++) sum += __ldcg", "i < splits - 1; i++) sum += __ldcg"),
+    "the ticket not set back": ("if (*is_last) product.tickets[tile] = 0;", ""),
+    "the slots not waited for": ("if (!*is_last) return;", "if (split != splits - 1) return;"),
+    "weights of the round before": ("flight[i][1] = load_weights(weights + (block + kDepth * kWarps) * 64 + 32);", ""),
+    "the bias of the neighbour": ("sum += product.bias[n];", "sum += product.bias[n ? n - 1 : 0];"),
+    "a missing barrier": (
+        "    stage_activations(part, sums);\n    __syncthreads();\n",
+        "    stage_activations(part, sums);\n",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def faulty(tmp_path_factory: pytest.TempPathFactory) -> ShimLibrary:
+    """Kernels fault0_dense_step_norm_logits and so on, each with one of `FAULTS`."""
+    device, *kernels = re.split(r'(?=extern "C")', (CSRC / "dense_step.cu").read_text())
+    source = device + next(kernel for kernel in kernels if "dense_step_norm_logits" in kernel)
+    folder = tmp_path_factory.mktemp("faults")
+    paths = []
+    for number, (right, wrong) in enumerate(FAULTS.values()):
+        assert source.count(right) == 1, right
+        path = folder / f"fault{number}.cu"
+        path.write_text(source.replace(right, wrong).replace("    dense_step_", f"    fault{number}_dense_step_"))
+        paths.append(path)
+    return load(paths)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_planted_faults_are_caught(faulty: ShimLibrary, fault: str) -> None:
+    prefix = f"fault{list(FAULTS).index(fault)}_"
+    with pytest.raises(AssertionError):
+        for seed in range(3):
+            for sizes in CASES:
+                check(faulty, Case.random(*sizes), "norm_logits", seed=seed, kernel=prefix + "dense_step_norm_logits")
+
+
+def test_under_the_address_sanitizer() -> None:
+    assert "passed" in run_sanitized(__file__, "-k", "kernel_is_the_definition or changes_no_bit")
