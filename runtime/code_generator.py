@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from trt_vqgan.runtime.engine import Engine
 from trt_vqgan.runtime.guidance import Guidance, beside_conditions
-from trt_vqgan.runtime.kv_cache import KVCache
 from trt_vqgan.runtime.philox import grid_position, random64
 from trt_vqgan.runtime.sampler import Sampling, draw_codes
-from trt_vqgan.runtime.transformer import TransformerEngine
 from trt_vqgan.spec import ModelSpec
 
 Int64Array = npt.NDArray[np.int64]
@@ -35,7 +34,7 @@ class CodeGenerator:
     engine : runs it.
     """
 
-    def __init__(self, spec: ModelSpec, engine: TransformerEngine) -> None:
+    def __init__(self, spec: ModelSpec, engine: Engine) -> None:
         assert spec.transformer is not None
         self.spec = spec
         self.transformer = spec.transformer
@@ -45,7 +44,8 @@ class CodeGenerator:
         self.order: Int64Array = np.asarray(order, dtype=np.int64)
         """Raster index of the i-th code in the model's own order."""
         side = spec.autoencoder.latent_size
-        self._positions: Int64Array = np.asarray(grid_position(self.order // side, self.order % side), dtype=np.int64)
+        self.positions: Int64Array = np.asarray(grid_position(self.order // side, self.order % side), dtype=np.int64)
+        """Place of the i-th code in the grid, as the random numbers count it."""
 
     def generate(
         self,
@@ -80,23 +80,29 @@ class CodeGenerator:
         random = random64(
             seed,
             pictures=np.repeat(pictures, count),
-            positions=np.tile(self._positions, batch),
+            positions=np.tile(self.positions, batch),
         ).reshape(batch, count)
 
-        def finished(done: int) -> None:
+        def step(done: int) -> None:
             if on_step is not None:
                 on_step(done)
-            if on_codes is not None and done % codes_every == 0 and done < count:
+
+        def show() -> None:
+            if on_codes is not None:
                 on_codes(self._raster(codes))
 
-        work = _Work(
+        work = Work(
             conditions=conditions if guidance is None else guidance.conditions(conditions),
             codes=codes,
             free=np.asarray(codes == FREE),
             sampling=sampling,
+            seed=seed,
+            pictures=pictures,
             random=random,
             guidance=guidance,
-            finished=finished,
+            on_step=step,
+            show=show,
+            shown_every=codes_every if on_codes is not None else 0,
         )
         if self.transformer.one_pass:
             self._one_pass(work)
@@ -124,7 +130,7 @@ class CodeGenerator:
         cache = self.engine.new_cache(batch=len(tokens), capacity=tokens.shape[1])
         return self.engine.prefill(cache, tokens, rows=np.arange(length - 1, length - 1 + count), block=length)
 
-    def _step_by_step(self, work: _Work) -> None:
+    def _step_by_step(self, work: Work) -> None:
         length = work.length
         columns = np.flatnonzero(work.free.any(axis=0))
         if not len(columns):
@@ -134,8 +140,12 @@ class CodeGenerator:
         start = self._free_prefix(first, length)
         if start > first:
             self._recompute(work, range(first, start))
-        if start > last:
-            return
+        if start <= last:
+            self._draw_in_turn(work, start, last)
+
+    def _draw_in_turn(self, work: Work, start: int, last: int) -> None:
+        """Draw the codes from ``start`` to ``last`` one after the other, each seen by the next."""
+        length = work.length
         cache, logits = self._prefill(work.sequence(start), block=length, capacity=length + last)
         stepper = self.engine.stepper(cache)
         for i in range(start, last + 1):
@@ -149,7 +159,7 @@ class CodeGenerator:
         """Return the first code from which a cache holds: earlier ones change keys of positions that see both ways."""
         return max(first, min(self.transformer.num_unmasked - length, self.spec.num_codes))
 
-    def _recompute(self, work: _Work, steps: range) -> None:
+    def _recompute(self, work: Work, steps: range) -> None:
         """Draw codes inside the bidirectional prefix, where each new code changes what all others see."""
         for i in steps:
             prefix = work.sequence(i)
@@ -157,7 +167,7 @@ class CodeGenerator:
             self._draw(work, i, logits)
             work.finished(i + 1)
 
-    def _prefill(self, prefix: Int64Array, *, block: int, capacity: int) -> tuple[KVCache, FloatArray]:
+    def _prefill(self, prefix: Int64Array, *, block: int, capacity: int) -> tuple[Any, FloatArray]:
         """Return a cache holding ``prefix`` int64 (B, T) and the logits float32 (B, V) of its last position.
 
         The leading ``block`` positions (the condition) are computed as one matrix whatever follows them.
@@ -175,7 +185,7 @@ class CodeGenerator:
         cache.copy_rows(shared, rows.astype(np.int64), length)
         return cache, logits[rows]
 
-    def _draw(self, work: _Work, column: int, logits: FloatArray) -> None:
+    def _draw(self, work: Work, column: int, logits: FloatArray) -> None:
         rows = work.free[:, column]
         if not rows.any():
             return
@@ -184,7 +194,7 @@ class CodeGenerator:
         drawn = draw_codes(work.guided(logits[:, :size]), work.sampling, random=work.random[:, column])
         work.codes[rows, column] = drawn[rows]
 
-    def _one_pass(self, work: _Work) -> None:
+    def _one_pass(self, work: Work) -> None:
         """Predict all codes from the condition at once.
 
         Source: the published ``Net2NetTransformer.sample`` for ``pkeep <= 0``: the picture's places hold the kept
@@ -204,31 +214,46 @@ class CodeGenerator:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Work:
-    """One batch on its way.
+class Work:
+    """One batch on its way through a `CodeGenerator`.
 
     Attributes
     ----------
     conditions : int64 (B, L); with guidance (2B, L), the second half without the condition.
     codes : int64 (B, h·w) in the model's order, filled in place.
     free : bool (B, h·w), where a code is drawn.
-    sampling, random : how; random numbers uint64 (B, h·w).
+    sampling, seed, pictures, random : how; the random numbers uint64 (B, h·w) are those of the seed and the pictures.
     guidance : None for none.
-    finished : called with the number of codes finished in each row.
+    on_step : told the number of codes finished in each row.
+    show, shown_every : shows the codes so far; wanted after every so many codes, 0 for never.
     """
 
     conditions: Int64Array
     codes: Int64Array
     free: npt.NDArray[np.bool_]
     sampling: Sampling
+    seed: int
+    pictures: Int64Array
     random: npt.NDArray[np.uint64]
     guidance: Guidance | None
-    finished: StepCallback
+    on_step: StepCallback
+    show: Callable[[], None]
+    shown_every: int
 
     @property
     def length(self) -> int:
         """Condition tokens of a row."""
         return int(self.conditions.shape[1])
+
+    def is_shown(self, done: int) -> bool:
+        """Whether the codes are shown once ``done`` of each row are finished; not after the last one."""
+        return bool(self.shown_every) and done % self.shown_every == 0 and done < self.codes.shape[1]
+
+    def finished(self, done: int) -> None:
+        """Tell, and show if it is time, that ``done`` codes of each row are finished."""
+        self.on_step(done)
+        if self.is_shown(done):
+            self.show()
 
     def beside_conditions(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Return ``rows`` (B, …) as often as there are conditions for each."""

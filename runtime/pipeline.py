@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Unpack
+from typing import Unpack, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -480,7 +480,9 @@ class _Batch:
     def _draw_windows(self, request: Request, windows: Windows) -> Int64Array:
         rows, shape = self._rows, (len(self.pictures), *self._grid)
         layouts = [windows.layouts[i % len(windows.layouts)] for i in range(rows.start, rows.stop) if windows.layouts]
-        return WindowGenerator(self._pipeline.spec, self._generator.engine).generate(
+        # any engine offers what windows need, though they name the processor's
+        engine = cast(TransformerEngine, self._generator.engine)
+        return WindowGenerator(self._pipeline.spec, engine).generate(
             window_condition(self._pipeline.spec, windows, request.conditions[rows], layouts, self._grid),
             kept=np.full(shape, FREE) if request.kept is None else request.kept[rows].reshape(shape),
             sampling=request.sampling,

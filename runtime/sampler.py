@@ -139,7 +139,7 @@ def draw_codes(logits: FloatArray, sampling: Sampling, *, random: UInt64Array) -
         greedy: Int64Array = np.argmax(logits, axis=1)
         return greedy
     logits = np.ascontiguousarray(logits)
-    return _draw(_weights(logits, maximum, sampling), random, codebook_size=logits.shape[1])
+    return draw_from(_weights(logits, maximum, sampling), random, codebook_size=logits.shape[1])
 
 
 def sampling_probabilities(
@@ -203,8 +203,15 @@ def _weights(logits: FloatArray, maximum: FloatArray, sampling: Sampling) -> Cod
     return code_weights(logits, maximum, rate=rate, top_k=sampling.top_k, top_p=sampling.top_p)
 
 
-def _draw(drawn: CodeWeights, random: UInt64Array, *, codebook_size: int) -> Int64Array:
-    """Return the first code of each row whose cumulative weight exceeds ``random * total / 2**64``."""
+def draw_from(drawn: CodeWeights, random: UInt64Array, *, codebook_size: int) -> Int64Array:
+    """Return the first code int64 (B,) of each row whose cumulative weight exceeds ``random * total / 2**64``.
+
+    Parameters
+    ----------
+    drawn : weights of B rows.
+    random : uint64 (B,), uniform.
+    codebook_size : width of the logits that the weights were made of.
+    """
     weights = drawn.weights
     batch, width = weights.shape
     rows = np.arange(batch)

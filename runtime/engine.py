@@ -1,0 +1,46 @@
+"""What runs a transformer, as the loops that draw codes see it."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from trt_vqgan.spec import TransformerSpec
+
+Int64Array = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float32]
+
+
+class Steps(Protocol):
+    """Decode steps over one cache."""
+
+    def step(self, tokens: Int64Array, lengths: Int64Array) -> FloatArray:
+        """Append ``tokens`` int64 (B,) at ``lengths`` int64 (B,); return logits float32 (B, V), good until the next."""
+
+
+class Engine(Protocol):
+    """One transformer: `trt_vqgan.runtime.transformer.TransformerEngine`, or the driver of a device.
+
+    A cache is whatever the engine's own `new_cache` gives: it has ``batch`` and ``capacity``, and ``copy_rows``.
+    """
+
+    spec: TransformerSpec
+
+    def new_cache(self, *, batch: int, capacity: int) -> Any:
+        """Return an empty cache for ``batch`` rows of at most ``capacity`` positions."""
+
+    def prefill(
+        self,
+        cache: Any,
+        tokens: Int64Array,
+        *,
+        rows: Int64Array,
+        block: int | None = None,
+        num_unmasked: int | None = None,
+    ) -> FloatArray:
+        """Fill an empty cache with ``tokens`` int64 (B, T); return logits float32 (B, R, V) of positions ``rows``."""
+
+    def stepper(self, cache: Any) -> Steps:
+        """Return steps that append one token a row to ``cache``."""

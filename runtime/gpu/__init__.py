@@ -1,0 +1,1 @@
+"""The transformer on a device: one driver, and behind it whatever computes the dense parts."""

@@ -1,0 +1,325 @@
+"""The driver: prefill, extension, single steps and the decode loop of one transformer on one device.
+
+It issues a fixed sequence of operations on device arrays. What differs between backends is who computes the dense parts
+(`executors`) and the operations between them (`operations`), so the processor's tests run what a GPU runs.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import threading
+from collections.abc import Collection, Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from trt_vqgan.errors import ShapeError
+from trt_vqgan.runtime.device.arrays import DeviceArray, Region
+from trt_vqgan.runtime.device.interface import Device, upload_new
+from trt_vqgan.runtime.gpu.activations import FLOAT, Activations, activation_bytes, allocate_activations
+from trt_vqgan.runtime.gpu.cache import DeviceCache
+from trt_vqgan.runtime.gpu.decode_loop import DecodeLoop, OnCodes, OnSteps
+from trt_vqgan.runtime.gpu.decode_plan import DecodePlan, PlanPool, PlanSize
+from trt_vqgan.runtime.gpu.executors.interface import Executor
+from trt_vqgan.runtime.gpu.operations import Operations
+from trt_vqgan.runtime.gpu.state import Drawing
+from trt_vqgan.spec import TransformerSpec
+
+Int64Array = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float32]
+
+PREFILL_BYTES = 512 << 20
+"""Bound on the buffers of a prefill; larger batches are split."""
+
+
+class DeviceEngine:
+    """One transformer on one device. Also stands in for `trt_vqgan.runtime.transformer.TransformerEngine`.
+
+    Safe to call from several threads: calls take turns.
+
+    Parameters
+    ----------
+    spec : the transformer's sizes.
+    device : where it runs; closed with the engine.
+    operations, executor : what computes, on that device.
+    number : float16, or float32 where a model is checked exactly.
+    """
+
+    def __init__(
+        self,
+        spec: TransformerSpec,
+        device: Device,
+        *,
+        operations: Operations,
+        executor: Executor,
+        number: npt.DTypeLike = np.float16,
+    ) -> None:
+        self.spec = spec
+        self.device = device
+        self.number: np.dtype[Any] = np.dtype(number)
+        self._operations, self._executor = operations, executor
+        self._plans = PlanPool(self._new_plan)
+        self._lock = threading.RLock()
+
+    def describe(self) -> str:
+        """Return what computes, and where, for people."""
+        return f"{self._executor.describe()}, {self.device.describe()}"
+
+    def close(self) -> None:
+        """Give the device's memory back; a second call does nothing."""
+        with self._turn():
+            self._plans.clear()
+            self._executor.close()
+            self._operations.close()
+        self.device.close()
+
+    def _new_plan(self, size: PlanSize) -> DecodePlan:
+        return DecodePlan(self.device, self._operations, self._executor, self.spec, size=size, number=self.number)
+
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[None]:
+        with self._lock, self.device.active():
+            yield
+
+    # --- the transformer ----------------------------------------------------------------------------------------------
+
+    def new_cache(self, *, batch: int, capacity: int) -> DeviceCache:
+        """Return an empty cache for ``batch`` rows of at most ``capacity`` positions."""
+        with self._turn():
+            return DeviceCache(self.device, self.spec, batch=batch, capacity=capacity, number=self.number)
+
+    def prefill(
+        self,
+        cache: DeviceCache,
+        tokens: Int64Array,
+        *,
+        rows: Int64Array,
+        block: int | None = None,
+        num_unmasked: int | None = None,
+    ) -> FloatArray:
+        """Fill an empty cache with ``tokens`` int64 (B, T) and return logits float32 (B, R, V).
+
+        Parameters
+        ----------
+        rows : int64 (R,), the positions that get logits, ascending.
+        block : taken for the processor's engine, where it decides the last bits; here every token of a row is computed
+            in the same way whatever stands beside it.
+        num_unmasked : leading positions that see each other both ways; the model's own by default.
+        """
+        unmasked = self.spec.num_unmasked if num_unmasked is None else num_unmasked
+        return self._append(cache, tokens, start=0, rows=rows, num_unmasked=unmasked)
+
+    def extend(self, cache: DeviceCache, tokens: Int64Array, *, start: int, rows: Int64Array) -> FloatArray:
+        """Append positions ``start`` … of ``tokens``; return logits float32 (B, R, V).
+
+        Parameters
+        ----------
+        cache : holds positions 0 … start-1 of each row; all that see both ways are among them.
+        tokens : int64 (B, T), the whole sequences.
+        rows : int64 (R,), the positions that get logits, ascending, none before ``start``.
+        """
+        return self._append(cache, tokens[:, start:], start=start, rows=rows - start, num_unmasked=0)
+
+    @property
+    def cuts_are_exact(self) -> bool:
+        """Whether positions get the same bits however a sequence is cut: no, a device adds in an order of its own."""
+        return False
+
+    def runs(self, start: int, end: int, *, batch: int, num_unmasked: int = 0) -> list[tuple[int, int]]:
+        """Return (first, last + 1) of the runs that compute positions ``start`` … ``end`` - 1: one."""
+        return [(start, end)]
+
+    def _append(
+        self, cache: DeviceCache, tokens: Int64Array, *, start: int, rows: Int64Array, num_unmasked: int
+    ) -> FloatArray:
+        logits = np.empty((len(tokens), len(rows), self.spec.vocab_size), dtype=np.float32)
+        with self._turn():
+            for part, found in self._forward(cache, tokens, start=start, rows=rows, num_unmasked=num_unmasked):
+                if len(rows):
+                    logits[part] = self.device.download(found)
+        return logits
+
+    def stepper(self, cache: DeviceCache) -> DeviceStepper:
+        """Return a `DeviceStepper` that appends one token a row to ``cache``."""
+        return DeviceStepper(self, cache)
+
+    def _forward(
+        self,
+        cache: DeviceCache,
+        tokens: Int64Array,
+        *,
+        start: int,
+        rows: Int64Array,
+        num_unmasked: int,
+        first: int = 0,
+    ) -> Iterator[tuple[slice, DeviceArray]]:
+        """Yield parts of the batch with their logits float32 (part, R, V), as many rows at once as fit the bound.
+
+        ``first`` is the cache's row of the first row of ``tokens``.
+        """
+        batch, length = tokens.shape
+        if start + length > min(cache.capacity, self.spec.max_seq_len):
+            raise ShapeError(
+                f"transformer: found {start + length} positions, wanted at most {self.spec.max_seq_len}, and "
+                f"{cache.capacity} in this cache"
+            )
+        each = activation_bytes(self.spec, tokens=length, rows=len(rows), number=self.number)
+        size = max(1, min(batch, PREFILL_BYTES // each))
+        for begin in range(0, batch, size):
+            part = slice(begin, min(begin + size, batch))
+            work = allocate_activations(
+                self.device, self.spec, batch=part.stop - begin, tokens=length, number=self.number
+            )
+            lengths = upload_new(self.device, np.full(work.batch, start, dtype=np.int32))
+            self._embed(work, tokens[part], start)
+            unmasked = min(num_unmasked, length) if start == 0 else 0
+            self._layers(work, cache, lengths, first=first + begin, num_unmasked=unmasked)
+            yield part, self._logits(work, rows)
+
+    def _embed(self, work: Activations, tokens: Int64Array, start: int) -> None:
+        positions = np.broadcast_to(np.arange(start, start + tokens.shape[1], dtype=np.int32), tokens.shape)
+        self._operations.embed_tokens(
+            upload_new(self.device, tokens.astype(np.int32)),
+            upload_new(self.device, np.ascontiguousarray(positions)),
+            work.x,
+        )
+
+    def _layers(
+        self, work: Activations, cache: DeviceCache, lengths: DeviceArray, *, first: int, num_unmasked: int
+    ) -> None:
+        """Run all layers up to the last attention, appending to the cache's rows from ``first`` on."""
+        workspace = self._operations.attention_workspace(batch=work.batch, tokens=work.tokens, capacity=cache.capacity)
+        self._executor.first(work)
+        for layer in range(self.spec.num_layers):
+            keys = cache.keys(layer, first=first, count=work.batch)
+            values = cache.values(layer, first=first, count=work.batch)
+            self._operations.cached_attention(work, keys, values, lengths, workspace, num_unmasked=num_unmasked)
+            if layer + 1 < self.spec.num_layers:
+                self._executor.middle(layer + 1, work)
+        workspace.free()
+
+    def _logits(self, work: Activations, rows: Int64Array) -> DeviceArray:
+        """Return the logits float32 (B, R, V) of the tokens ``rows``."""
+        logits = self.device.allocate((work.batch, len(rows), self.spec.vocab_size), FLOAT)
+        if not len(rows):
+            return logits
+        x, attended = (self._gathered(array, rows) for array in (work.x, work.attended))
+        self._executor.last(x, attended, logits)
+        return logits
+
+    def _gathered(self, array: DeviceArray, rows: Int64Array) -> DeviceArray:
+        """Return the tokens ``rows`` of (B, T, d) as (B, R, d)."""
+        batch, tokens, width = array.shape
+        if np.array_equal(rows, np.arange(tokens)):
+            return array
+        step = width * array.dtype.itemsize
+        found = self.device.allocate((batch, len(rows), width), array.dtype)
+        for run in np.split(np.arange(len(rows)), np.flatnonzero(np.diff(rows) != 1) + 1):
+            source = Region(array=array, offset=int(rows[run[0]]) * step, pitch=tokens * step)
+            target = Region(array=found, offset=int(run[0]) * step, pitch=len(rows) * step)
+            self.device.copy(target, source, width=len(run) * step, rows=batch)
+        return found
+
+    # --- the decode loop ----------------------------------------------------------------------------------------------
+
+    def draw(
+        self,
+        drawing: Drawing,
+        *,
+        on_steps: OnSteps | None = None,
+        on_codes: OnCodes | None = None,
+        show_after: Collection[int] = (),
+    ) -> Int64Array:
+        """Return the codes int64 (B, N) of a drawing, in the model's order.
+
+        The device runs up to twice `decode_loop.STEPS_AHEAD` steps ahead of the host; nothing is waited for in a step.
+
+        Parameters
+        ----------
+        on_steps : called now and then with the number of steps that are done: each draws a code a picture. May raise to
+            stop.
+        on_codes : called with steps and codes so far, int64 (B, N), after each of the numbers of steps in
+            ``show_after``; may raise to stop.
+
+        Raises
+        ------
+        ShapeError : the logits of a picture were not finite, or positions that see each other both ways are not all in
+            the prefixes.
+        CudaError : the device failed.
+        """
+        shortest = min(len(prefix) for prefix in drawing.prefixes)
+        if drawing.steps > 1 and shortest < self.spec.num_unmasked:
+            raise ShapeError(
+                f"decode: found a prefix of {shortest} tokens, wanted at least the {self.spec.num_unmasked} that see "
+                "each other both ways, as each new one would change what the others are"
+            )
+        if not drawing.steps:
+            return drawing.codes.copy()
+        with self._turn(), self._plans.lend(PlanSize.of(drawing)) as plan:
+            drawing.upload(self.device, plan.state)
+            self._begin(plan, drawing)
+            loop = DecodeLoop(
+                self.device, plan, drawing, on_steps=on_steps, on_codes=on_codes, show_after=frozenset(show_after)
+            )
+            return loop.run()
+
+    def _begin(self, plan: DecodePlan, drawing: Drawing) -> None:
+        """Prefill the rows' prefixes into the plan's cache, and their last logits into its logits.
+
+        Equal prefixes are computed once, and copied.
+        """
+        batch, room = drawing.batch, plan.size.pictures
+        by_length: dict[int, list[int]] = collections.defaultdict(list)
+        for i, prefix in enumerate(drawing.prefixes):
+            by_length[len(prefix)].append(i)
+        for length, members in by_length.items():
+            tokens = np.stack([drawing.prefixes[i] for i in members])
+            # rows without their condition begin in the second half of the bucket
+            places = np.array([i if i < batch else room + i - batch for i in members])
+            unique, which = np.unique(tokens, axis=0, return_inverse=True)
+            if len(unique) == len(tokens) and (np.diff(places) == 1).all():
+                self._begin_rows(plan, plan.cache, tokens, places[:, None].tolist(), first=int(places[0]))
+                continue
+            copies = [places[which.reshape(-1) == row].tolist() for row in range(len(unique))]
+            shared = DeviceCache(self.device, self.spec, batch=len(unique), capacity=length, number=self.number)
+            self._begin_rows(plan, shared, unique, copies, first=0)
+            for row, targets in enumerate(copies):
+                for target in targets:
+                    plan.cache.copy_rows(shared, np.array([row]), length, first=target)
+            shared.free()
+
+    def _begin_rows(
+        self, plan: DecodePlan, cache: DeviceCache, tokens: Int64Array, copies: list[list[int]], *, first: int
+    ) -> None:
+        """Prefill ``tokens`` into rows of a cache from ``first`` on; copy row i's last logits to ``copies[i]``."""
+        step = self.spec.vocab_size * FLOAT.itemsize
+        last = np.array([tokens.shape[1] - 1])
+        for part, logits in self._forward(
+            cache, tokens, start=0, rows=last, num_unmasked=self.spec.num_unmasked, first=first
+        ):
+            for i in range(part.start, part.stop):
+                source = Region(array=logits, offset=(i - part.start) * step, pitch=step)
+                for target in copies[i]:
+                    self.device.copy(Region(array=plan.logits, offset=target * step, pitch=step), source, width=step)
+
+
+class DeviceStepper:
+    """Decode steps over one cache, driven from the host: tokens go in, logits come out."""
+
+    def __init__(self, engine: DeviceEngine, cache: DeviceCache) -> None:
+        self._engine, self._cache = engine, cache
+
+    def step(self, tokens: Int64Array, lengths: Int64Array) -> FloatArray:
+        """Append ``tokens`` int64 (B,) at ``lengths`` int64 (B,) and return logits float32 (B, V)."""
+        engine, device = self._engine, self._engine.device
+        with engine._turn():
+            work = allocate_activations(device, engine.spec, batch=len(tokens), tokens=1, number=engine.number)
+            places = upload_new(device, lengths.astype(np.int32))
+            column = upload_new(device, tokens.astype(np.int32)[:, None])
+            engine._operations.embed_tokens(column, places.reshape(len(lengths), 1), work.x)
+            engine._layers(work, self._cache, places, first=0, num_unmasked=0)
+            logits = device.download(engine._logits(work, np.array([0])))
+        found: FloatArray = logits[:, 0]
+        return found

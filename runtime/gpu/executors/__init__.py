@@ -1,0 +1,1 @@
+"""What computes the dense parts of the transformer."""

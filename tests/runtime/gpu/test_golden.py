@@ -1,0 +1,104 @@
+"""The driver on the CPU, in fp32, against what the published code drew from the golden checkpoints."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.runtime.gpu.small_engines import host_engine
+from tests.runtime.test_golden import CONDITION_ARGUMENTS, Golden, open_golden
+from tests.tolerances import LOGITS_FP32
+from trt_vqgan.export.checkpoint import open_checkpoint
+from trt_vqgan.runtime.code_generator import FREE
+from trt_vqgan.runtime.gpu.code_generator import DeviceCodeGenerator
+from trt_vqgan.runtime.gpu.driver import DeviceEngine
+from trt_vqgan.runtime.gpu.state import Drawing
+from trt_vqgan.runtime.sampler import Sampling
+
+GREEDY = Sampling(greedy=True)
+DRAWN = Sampling(temperature=1.2, top_k=100, top_p=0.95)
+
+
+@dataclasses.dataclass(frozen=True)
+class OnDevice:
+    """A golden checkpoint on both paths: whole graph, and driver with segments."""
+
+    golden: Golden
+    engine: DeviceEngine
+    generator: DeviceCodeGenerator
+
+    @property
+    def condition(self) -> np.ndarray:
+        """Condition tokens int64 (1, L)."""
+        return self.golden.condition.reshape(1, -1)
+
+
+@pytest.fixture(scope="module", params=list(CONDITION_ARGUMENTS))
+def opened(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OnDevice]:
+    folder = tmp_path_factory.mktemp("golden")
+    golden = open_golden(request.param, folder)
+    spec = golden.pipe.spec
+    assert spec.transformer is not None
+    engine = host_engine(folder, spec.transformer, open_checkpoint(golden.run).weights)
+    with golden.pipe:
+        yield OnDevice(golden, engine, DeviceCodeGenerator(spec, engine))
+    engine.close()
+
+
+def test_logits(opened: OnDevice) -> None:
+    found = opened.generator.logits(opened.condition, opened.golden.expected["z_indices"].reshape(1, -1))
+    np.testing.assert_allclose(found, opened.golden.expected["logits"], atol=LOGITS_FP32, rtol=0)
+
+
+def test_greedy_codes_alone_and_in_a_batch(opened: OnDevice) -> None:
+    """Beside rows that differ, and beside an equal one, which shares its prefill."""
+    cond = opened.condition
+    others = np.random.default_rng(0).integers(0, 10, (1, cond.shape[1]))
+    batch = np.concatenate([others, cond, cond])
+    wanted = opened.golden.expected["greedy_indices"][0]
+    found = opened.generator.generate(batch, sampling=GREEDY, seed=0, pictures=np.arange(3)).reshape(3, -1)
+    np.testing.assert_array_equal(found[1], wanted)
+    np.testing.assert_array_equal(found[2], wanted)
+    alone = opened.generator.generate(cond, sampling=GREEDY, seed=0, pictures=np.arange(1))
+    np.testing.assert_array_equal(alone.reshape(-1), wanted)
+
+
+def test_completion_of_a_kept_half(opened: OnDevice) -> None:
+    kept = np.full((1, 256), FREE)
+    kept[:, :128] = opened.golden.expected["z_indices"][:, :128]
+    found = opened.generator.generate(opened.condition, sampling=GREEDY, seed=0, pictures=np.arange(1), kept=kept)
+    np.testing.assert_array_equal(found.reshape(1, -1), opened.golden.expected["completion_indices"])
+
+
+def test_rows_of_different_lengths_in_one_batch(opened: OnDevice) -> None:
+    """A picture from its first code, one from its middle, one from near its end: all at once."""
+    expected, cond = opened.golden.expected, opened.condition[0]
+    greedy, completed = expected["greedy_indices"][0], expected["completion_indices"][0]
+    rows = [(greedy, 0), (completed, 128), (greedy, 250)]
+    spec = opened.golden.pipe.spec
+    drawing = Drawing(
+        prefixes=tuple(np.concatenate([cond, codes[:start]]) for codes, start in rows),
+        codes=np.full((3, 256), FREE),
+        starts=np.array([start for _, start in rows]),
+        ends=np.full(3, 256),
+        code_positions=opened.generator.positions,
+        sampling=(GREEDY,) * 3,
+        seeds=(0,) * 3,
+        pictures=np.arange(3),
+        guidance_scale=None,
+        codebook_size=spec.autoencoder.codebook_size,
+    )
+    found = opened.engine.draw(drawing)
+    for row, (codes, start) in enumerate(rows):
+        np.testing.assert_array_equal(found[row, start:], codes[start:])
+
+
+def test_drawn_codes_are_those_of_the_whole_graph(opened: OnDevice) -> None:
+    settings: dict[str, Any] = {"sampling": DRAWN, "seed": 11, "pictures": np.arange(2)}
+    cond = np.repeat(opened.condition, 2, axis=0)
+    whole = opened.golden.pipe._checked_generator().generate(cond, **settings)
+    np.testing.assert_array_equal(opened.generator.generate(cond, **settings), whole)
