@@ -257,7 +257,7 @@ NEAREST_CODE_TILES(nearest_code_tiles_64_narrow, 64, 64, 2)
 
 // z (rows, dim) float32; transposed (dim, stride) float32, NaN beyond the last code; tile_lengths (tiles) = E;
 // largest_length = max E, inf where every row must take all codes. Writes codes (rows). Shared: 8 x 64 ints.
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 4)
     nearest_code_settle(const float *__restrict__ z, const float *__restrict__ transposed,
                         const float2 *__restrict__ results, const float *__restrict__ tile_lengths,
                         const float *__restrict__ lengths, const int *__restrict__ exponents, int *__restrict__ codes,
