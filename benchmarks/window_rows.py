@@ -1,4 +1,4 @@
-"""Pictures larger than the training size: the sliding window beside the published loop, on a slice of a large grid."""
+"""Pictures larger than the training size: the sliding window beside the published loop, on part of a large grid."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Callable
 import numpy as np
 
 from trt_vqgan.benchmarks.context import Context
+from trt_vqgan.benchmarks.interleaving import PAUSE_SECONDS
 from trt_vqgan.benchmarks.parity import Int64Array, Parity, judge
 from trt_vqgan.benchmarks.rows import OURS, TORCH, Row
 from trt_vqgan.benchmarks.subjects import RandomSubject, Subject
@@ -19,13 +20,21 @@ from trt_vqgan.runtime.code_generator import FREE
 from trt_vqgan.runtime.sampler import Sampling
 from trt_vqgan.runtime.transformer import TransformerEngine
 from trt_vqgan.runtime.window_generator import WindowGenerator, WindowReport
-from trt_vqgan.runtime.window_plan import plan_windows, positions_computed
+from trt_vqgan.runtime.window_plan import plan_windows, positions_computed, window_origin
 from trt_vqgan.spec import ConditionSpec, ModelSpec
 
 GRID = 64
-SLICE_ROWS = slice(28, 32)
-SLICE_COLUMNS = slice(0, 32)
 SHIFT = 4
+
+ROWS = slice(7, 11)
+"""Rows that are drawn. In rows 0 to 8 the window stands at the border and is shared by all of them, later it moves with
+each: of these four rows two share it. So a code costs about what it costs in the mean of the whole grid."""
+
+COLUMNS_OF_WEIGHTS = ((64 << 20, slice(0, 64)), (1 << 62, slice(7, 11)))
+"""Columns that are drawn, by the most float32 weights of the layers that they are for: a large model's take minutes."""
+
+TORCH_CODES = 16
+"""Codes that torch draws, spread over those that are drawn, and in turns with them."""
 
 Greedy = Sampling(greedy=True)
 
@@ -33,8 +42,8 @@ Greedy = Sampling(greedy=True)
 def window_rows(subject: Subject, context: Context) -> list[Row]:
     """Return rows of the published loop, of the exact plan, and of windows that move every 4 codes.
 
-    The grid has 64x64 codes with a condition of its own, as depth has; the codes of rows 28 to 31, columns 0 to 31 are
-    drawn greedily, all others are given. Torch draws the first of these rows; the codes must be the same.
+    The grid has 64x64 codes with a condition of its own, as depth has; some of them are drawn greedily, all others are
+    given. Torch predicts codes of these with the published loop, in turns with the exact plan; they must be the same.
     """
     spec = conditioned(subject.spec)
     if not isinstance(subject, RandomSubject):
@@ -65,29 +74,23 @@ def _rows(subject: RandomSubject, context: Context) -> list[Row]:
     context.say(f"{subject.name} window: loading")
     assert spec.transformer is not None
     engine = TransformerEngine(subject.transformer("fp32"), spec.transformer, threads=context.threads)
+    weights = 12 * spec.transformer.num_layers * spec.transformer.hidden_size**2
+    columns = next(columns for most, columns in COLUMNS_OF_WEIGHTS if weights <= most)
     rng = np.random.default_rng(0)
     condition = rng.integers(0, size, (1, GRID, GRID))
     kept = rng.integers(0, size, (1, GRID, GRID))
-    kept[0, SLICE_ROWS, SLICE_COLUMNS] = FREE
+    kept[0, ROWS, columns] = FREE
 
     def tokens(top: int, left: int) -> Int64Array:
         return condition[:, top : top + side, left : left + side].reshape(1, -1)
 
+    published = None if context.reference is None else _Published(subject, context, tokens, kept[0])
     rows: list[Row] = []
-    wanted: Int64Array | None = None
     baseline: list[float] = []
-    if context.reference is not None:
-        baseline, wanted = _published(subject, context, tokens, kept[0])
-        rows.append(_row(subject, TORCH, "as published", baseline))
     for shift in (1, SHIFT):
         context.say(f"{subject.name} window: moving every {shift}")
-        report = WindowReport()
-        started = time.perf_counter()
-        codes = WindowGenerator(spec, engine).generate(
-            tokens, kept=kept, sampling=Greedy, seed=0, pictures=np.zeros(1, np.int64), shift=shift, report=report
-        )
+        codes, seconds, report = _drawn(spec, engine, tokens, kept, shift, published if shift == 1 else None)
         count = int((kept == FREE).sum())
-        seconds = [(time.perf_counter() - started) / count]
         whole = plan_windows(np.ones((GRID, GRID), bool), side=side, shift=shift)
         facts = {
             "positions_per_code": report.positions_computed / count,
@@ -96,35 +99,94 @@ def _rows(subject: RandomSubject, context: Context) -> list[Row]:
             "codes": count,
         }
         parity = None
-        if wanted is not None and shift == 1:
-            first = codes[0, SLICE_ROWS.start, SLICE_COLUMNS]
-            parity = judge("equal codes, share", float((first == wanted).mean()), limit=1.0, at_least=True)
-        rows.append(_row(subject, OURS, f"moves every {shift}", seconds, baseline, parity, facts))
+        if published is not None and shift == 1:
+            baseline = published.seconds
+            rows.append(_row(subject, TORCH, "as published", baseline))
+            found = [int(codes[0, row, column]) for row, column in published.codes]
+            same = np.array(found) == np.array(list(published.codes.values()))
+            parity = judge("equal codes, share", float(same.mean()), limit=1.0, at_least=True)
+        rows.append(_row(subject, OURS, f"moves every {shift}", [seconds / count], baseline, parity, facts))
     return rows
 
 
-def _published(
-    subject: RandomSubject, context: Context, tokens: Callable[[int, int], Int64Array], kept: Int64Array
-) -> tuple[list[float], Int64Array]:
-    """Return seconds a code of the published loop, and the codes of the slice's first row."""
-    module = import_module("trt_vqgan.benchmarks.torch_baseline")
-    reference = module.TorchReference(subject.spec, subject.weights, own_weights=True, threads=context.threads)
-    side, size = subject.spec.autoencoder.latent_size, subject.spec.autoencoder.codebook_size
-    row = SLICE_ROWS.start
-    grid = np.where(kept == FREE, 0, kept)
-    top = row - side // 2
-    reference.prefill(np.zeros((1, 2 * side * side - 1), np.int64))  # weights are read, and memory is warm
-    context.say(f"{subject.name} window: as published")
-    times = []
-    for column in range(SLICE_COLUMNS.start, SLICE_COLUMNS.stop):
+def _drawn(
+    spec: ModelSpec,
+    engine: TransformerEngine,
+    tokens: Callable[[int, int], Int64Array],
+    kept: Int64Array,
+    shift: int,
+    published: _Published | None,
+) -> tuple[Int64Array, float, WindowReport]:
+    """Return the codes, the seconds that drawing them took without torch's turns, and what was computed."""
+    report = WindowReport()
+    others = 0.0
+
+    def torch_in_turn(codes: Int64Array) -> None:
+        nonlocal others
         started = time.perf_counter()
-        left = column - min(column, side // 2)
-        window = grid[top : top + side, left : left + side].reshape(1, -1)
-        logits = reference.prefill(np.concatenate([tokens(top, left), window], axis=1)[:, :-1])
-        prediction = logits[0, -side * side :, :size][(row - top) * side + column - left]
-        grid[row, column] = int(prediction.argmax())
-        times.append(time.perf_counter() - started)
-    return times, grid[row, SLICE_COLUMNS]
+        if published is not None:
+            published.predict(codes[0])
+        others += time.perf_counter() - started
+
+    started = time.perf_counter()
+    codes = WindowGenerator(spec, engine).generate(
+        tokens,
+        kept=kept,
+        sampling=Greedy,
+        seed=0,
+        pictures=np.zeros(1, np.int64),
+        shift=shift,
+        report=report,
+        on_codes=torch_in_turn,
+        codes_every=max(1, int((kept == FREE).sum()) // TORCH_CODES),
+    )
+    return codes, time.perf_counter() - started - others, report
+
+
+class _Published:
+    """The published loop with torch: one code at a time, of codes that have just been drawn.
+
+    Each is predicted from the codes before it, which the exact plan drew: all of them equal torch's if each does.
+
+    Attributes
+    ----------
+    seconds : what each code took.
+    codes : torch's code by (row, column).
+    """
+
+    def __init__(
+        self,
+        subject: RandomSubject,
+        context: Context,
+        tokens: Callable[[int, int], Int64Array],
+        kept: Int64Array,
+    ) -> None:
+        module = import_module("trt_vqgan.benchmarks.torch_baseline")
+        self._reference = module.TorchReference(
+            subject.spec, subject.weights, own_weights=True, threads=context.threads
+        )
+        self._side, self._size = subject.spec.autoencoder.latent_size, subject.spec.autoencoder.codebook_size
+        self._tokens, self._kept = tokens, kept
+        self._seen = kept != FREE
+        self.seconds: list[float] = []
+        self.codes: dict[tuple[int, int], int] = {}
+        self._reference.prefill(np.zeros((1, 2 * self._side**2 - 1), np.int64))  # weights are read, and memory is warm
+
+    def predict(self, grid: Int64Array) -> None:
+        """Predict the last of the codes that were drawn since the call before; ``grid`` int64 (h, w)."""
+        new = np.argwhere((grid != FREE) & ~self._seen)
+        self._seen = grid != FREE
+        row, column = (int(place) for place in new[len(new) // 2])
+        time.sleep(PAUSE_SECONDS)
+        started = time.perf_counter()
+        side = self._side
+        top, left = (window_origin(place, GRID, side=side) for place in (row, column))
+        window = np.where(grid == FREE, 0, grid)[top : top + side, left : left + side].reshape(1, -1)
+        logits = self._reference.prefill(np.concatenate([self._tokens(top, left), window], axis=1)[:, :-1])
+        prediction = logits[0, -side * side :, : self._size][(row - top) * side + column - left]
+        self.codes[row, column] = int(prediction.argmax())
+        self.seconds.append(time.perf_counter() - started)
+        time.sleep(PAUSE_SECONDS)
 
 
 def _row(

@@ -19,9 +19,13 @@ routines when T = 1 than when T > 1, so a prefill and steps differ in the last b
 for more than one row. Here the caller shapes the queries. As (B, H, T, 1, D) each token's query is a matrix of one row
 of its own, so every score and every sum over values comes from the same one-row routine whatever B and T are: codes are
 bit-equal alone, in batches, and through prefill or steps. As (B, H, 1, T, D) a row's queries are one matrix, which is
-several times faster for long prefixes and still independent of the batch, but not of how a sequence is cut. The dense
-layers keep both properties because their weights are constants, which ONNX Runtime packs once for a routine that
-computes rows independently.
+several times faster for long prefixes and still independent of the batch. It is independent of how a sequence is cut,
+too, where each run has two tokens or more (`TransformerEngine.runs`). The dense layers keep both properties because
+their weights are constants, which ONNX Runtime packs once for a routine that computes rows independently.
+
+``rows`` must be the same ones in every row of the batch: after the keys and values of the last layer only they are
+computed, row by row. Sums, norms and GELUs are nodes of their own, since the fused ones take longer
+(`trt_vqgan.runtime.sessions.SLOW_FUSIONS`).
 """
 
 from __future__ import annotations
@@ -125,21 +129,19 @@ def transformer_graph(
 
     token_rows = _embedding(w, "tok_emb.weight", "tokens", spec.vocab_size)
     x = b.node("Add", [token_rows, _embedding(w, "pos_emb", "positions", spec.max_seq_len)])
-    normed = b.node("LayerNormalization", [x, *_norm(w, "blocks.0.ln1")], epsilon=LAYER_NORM_EPSILON)
+    normed = _norm(w, x, "blocks.0.ln1")
     for i in range(spec.num_layers):
-        attended = _attention(w, i, normed)
-        normed, x = _add_and_norm(w, x, attended, f"blocks.{i}.attn.proj.bias", f"blocks.{i}.ln2")
-        hidden = w.linear(normed, f"blocks.{i}.mlp.0", w.matrix(f"blocks.{i}.mlp.0.weight", 4 * width, width))
-        hidden = b.node("BiasGelu", [hidden, w.vector(f"blocks.{i}.mlp.0.bias")], domain=MICROSOFT)
+        last = i + 1 == spec.num_layers
+        attended = _last_attention(w, i, normed) if last else _attention(w, i, normed)
+        if last:
+            x = _chosen(w, x)  # nothing after the last keys and values is needed of the others
+        x = _add(w, x, attended, f"blocks.{i}.attn.proj.bias")
+        hidden = _norm(w, x, f"blocks.{i}.ln2")
+        hidden = w.linear(hidden, f"blocks.{i}.mlp.0", w.matrix(f"blocks.{i}.mlp.0.weight", 4 * width, width))
+        hidden = b.node("Gelu", [b.node("Add", [hidden, w.vector(f"blocks.{i}.mlp.0.bias")])])
         out = w.linear(hidden, f"blocks.{i}.mlp.2", w.matrix(f"blocks.{i}.mlp.2.weight", width, 4 * width))
-        if i + 1 < spec.num_layers:
-            normed, x = _add_and_norm(w, x, out, f"blocks.{i}.mlp.2.bias", f"blocks.{i + 1}.ln1")
-        else:
-            x = b.node("Add", [x, b.node("Add", [out, w.vector(f"blocks.{i}.mlp.2.bias")])])
-    # only the rows that are asked for go through the head
-    index = b.node("Unsqueeze", ["rows", b.constant(np.array([2]))])
-    chosen = b.node("GatherND", [x, index], batch_dims=1)
-    normed = b.node("LayerNormalization", [chosen, *_norm(w, "ln_f")], epsilon=LAYER_NORM_EPSILON)
+        x = _add(w, x, out, f"blocks.{i}.mlp.2.bias")
+        normed = _norm(w, x, "ln_f" if last else f"blocks.{i + 1}.ln1")
     b.output(
         "logits",
         np.float32,
@@ -164,53 +166,75 @@ def _embedding(w: _Writer, key: str, ids: str, rows: int) -> str:
     return w.builder.node("Mul", [found, w.builder.node("Gather", [scale, ids])])
 
 
-def _norm(w: _Writer, name: str) -> list[str]:
-    return [w.vector(f"{name}.weight"), w.vector(f"{name}.bias")]
+def _norm(w: _Writer, x: str, name: str) -> str:
+    parameters = [w.vector(f"{name}.weight"), w.vector(f"{name}.bias")]
+    return w.builder.node("LayerNormalization", [x, *parameters], epsilon=LAYER_NORM_EPSILON)
 
 
-def _add_and_norm(w: _Writer, x: str, update: str, bias: str, norm: str) -> tuple[str, str]:
-    """Return LayerNorm(x + update + bias) and the sum itself, in one node."""
-    outputs = w.builder.node(
-        "SkipLayerNormalization",
-        [x, update, *_norm(w, norm), w.vector(bias)],
-        ["normed", "", "", "residual"],
-        domain=MICROSOFT,
-        epsilon=LAYER_NORM_EPSILON,
-    )
-    return outputs[0], outputs[3]
+def _add(w: _Writer, x: str, update: str, bias: str) -> str:
+    return w.builder.node("Add", [x, w.builder.node("Add", [update, w.vector(bias)])])
+
+
+def _chosen(w: _Writer, x: str, axis: int = 1) -> str:
+    """Return the tokens of ``x`` that get logits; ``rows`` are the same ones in every row of the batch."""
+    first = w.builder.node("Gather", ["rows", w.builder.constant(np.array(0))], axis=0)
+    return w.builder.node("Gather", [x, first], axis=axis)
 
 
 def _attention(w: _Writer, layer: int, normed: str) -> str:
     """Append one layer's attention without its output bias: (B, T, width) -> (B, T, width)."""
     b, spec = w.builder, w.spec
-    heads, size, width = spec.num_heads, spec.head_size, spec.hidden_size
-    scale = np.float32(1.0 / math.sqrt(size))  # folded into the query, so that the product's own factor is 1
+    qkv = _projected(w, layer, normed, ("query", "key", "value"))
+    split = b.node("Reshape", [qkv, b.constant(np.array([0, 0, 3, spec.num_heads, 1, spec.head_size]))])
+    by_part = b.node("Transpose", [split], perm=[2, 0, 3, 4, 1, 5])  # (3, B, H, 1, T, D)
+    q, k, v = b.node("Split", [by_part], 3, axis=0, num_outputs=3)
+    return _attended(w, layer, b.node("Reshape", [q, "query_shape"]), (k, v), "mask")
+
+
+def _last_attention(w: _Writer, layer: int, normed: str) -> str:
+    """Append the last layer's attention, of the tokens that get logits, row by row: (B, T, width) -> (B, R, width)."""
+    b, spec = w.builder, w.spec
+    kv = _projected(w, layer, normed, ("key", "value"))
+    split = b.node("Reshape", [kv, b.constant(np.array([0, 0, 2, spec.num_heads, 1, spec.head_size]))])
+    k, v = b.node("Split", [b.node("Transpose", [split], perm=[2, 0, 3, 4, 1, 5])], 2, axis=0, num_outputs=2)
+    query = _projected(w, layer, _chosen(w, normed), ("query",))
+    by_head = b.node("Reshape", [query, b.constant(np.array([0, 0, spec.num_heads, 1, spec.head_size]))])
+    by_row = b.node("Reshape", ["mask", b.constant(np.array([0, 0, -1, 1, 0]))])  # (…, 1, T, 1, S)
+    return _attended(w, layer, b.node("Transpose", [by_head], perm=[0, 2, 1, 3, 4]), (k, v), _chosen(w, by_row, axis=2))
+
+
+def _projected(w: _Writer, layer: int, normed: str, parts: tuple[str, ...]) -> str:
+    """Append some of a layer's input projections side by side: (B, T, width) -> (B, T, parts x width)."""
+    width = w.spec.hidden_size
+    scale = np.float32(1.0 / math.sqrt(w.spec.head_size))  # folded in, so that the scores' product has a factor of 1
     prefix = f"blocks.{layer}.attn"
 
     def stacked(kind: str) -> np.ndarray[Any, np.dtype[np.float32]]:
-        query = w.array(f"{prefix}.query.{kind}") * scale
-        return np.concatenate([query, w.array(f"{prefix}.key.{kind}"), w.array(f"{prefix}.value.{kind}")])
+        arrays = [w.array(f"{prefix}.{part}.{kind}") * (scale if part == "query" else 1) for part in parts]
+        return np.concatenate(arrays)
 
-    weight = LazyArray((3 * width, width), np.dtype(np.float32), lambda: stacked("weight"))
-    bias = LazyArray((3 * width,), np.dtype(np.float32), lambda: stacked("bias"))
-    qkv = w.linear(normed, f"{prefix}.qkv", weight, bias)
-    split = b.node("Reshape", [qkv, b.constant(np.array([0, 0, 3, heads, 1, size]))])
-    by_part = b.node("Transpose", [split], perm=[2, 0, 3, 4, 1, 5])  # (3, B, H, 1, T, D)
-    q, k, v = b.node("Split", [by_part], 3, axis=0, num_outputs=3)
+    weight = LazyArray((len(parts) * width, width), np.dtype(np.float32), lambda: stacked("weight"))
+    bias = LazyArray((len(parts) * width,), np.dtype(np.float32), lambda: stacked("bias"))
+    return w.linear(normed, f"{prefix}.{'_'.join(parts)}", weight, bias)
+
+
+def _attended(w: _Writer, layer: int, query: str, new: tuple[str, str], mask: str) -> str:
+    """Append writing of keys and values (1, B, H, 1, T, D), attention of queries, and the output projection."""
+    b, spec = w.builder, w.spec
+    heads, size, width = spec.num_heads, spec.head_size, spec.hidden_size
     first = b.constant(np.array([0]))
     caches = []
-    for kind, new in (("key", k), ("value", v)):
-        update = b.node("Squeeze", [new, first])
+    for kind, part in zip(("key", "value"), new, strict=True):
         (cache,) = b.node(
             "TensorScatter",
-            [f"past_{kind}_{layer}", update, "write_at"],
+            [f"past_{kind}_{layer}", b.node("Squeeze", [part, first]), "write_at"],
             [f"present_{kind}_{layer}"],
             axis=3,
         )
         caches.append(cache)
-    query = b.node("Reshape", [q, "query_shape"])
     scores = b.node("FusedMatMul", [query, caches[0]], domain=MICROSOFT, transB=1)
-    weights = b.node("Softmax", [b.node("Add", [scores, "mask"])], axis=-1)
+    weights = b.node("Softmax", [b.node("Add", [scores, mask])], axis=-1)
     by_head = b.node("Reshape", [b.node("MatMul", [weights, caches[1]]), b.constant(np.array([0, heads, -1, size]))])
     merged = b.node("Reshape", [b.node("Transpose", [by_head], perm=[0, 2, 1, 3]), b.constant(np.array([0, 0, width]))])
-    return w.linear(merged, f"{prefix}.proj", w.matrix(f"{prefix}.proj.weight", width, width))
+    name = f"blocks.{layer}.attn.proj"
+    return w.linear(merged, name, w.matrix(f"{name}.weight", width, width))

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from trt_vqgan.runtime.kv_cache import KVCache
+from trt_vqgan.runtime.kv_cache import KVCache, bucket_length
 from trt_vqgan.runtime.sessions import open_session
 from trt_vqgan.spec import TransformerSpec
 
@@ -17,6 +17,19 @@ FloatArray = npt.NDArray[np.float32]
 
 SCORE_BYTES = 64 << 20
 """Bound on one layer's attention scores in a prefill; larger batches are split."""
+
+PIECE = 128
+"""Positions of one row in one run of a long prefill. Each run computes all pairs of its positions and all visible ones,
+and masked pairs cost several times as much in softmax as others, because their exponentials underflow."""
+
+EXACT_HEAD_SIZE = 128
+"""Largest head size whose scores ONNX Runtime sums in one go, whatever the shapes; larger ones go row by row."""
+
+SAFE_POSITIONS = 128
+"""Visible positions over which ONNX Runtime sums values in one go, whatever the shapes."""
+
+THREAD_PRODUCTS = 1 << 16
+"""Multiplications of a matrix product that ONNX Runtime gives one thread before it uses another."""
 
 
 class TransformerEngine:
@@ -33,6 +46,7 @@ class TransformerEngine:
 
     def __init__(self, path: Path, spec: TransformerSpec, *, threads: int) -> None:
         self.spec = spec
+        self._threads = threads
         self._session = open_session(path, threads=threads)
 
     def new_cache(self, *, batch: int, capacity: int) -> KVCache:
@@ -55,9 +69,9 @@ class TransformerEngine:
         cache : receives keys and values of positions 0 … T-1 of each row.
         tokens : int64 (B, T).
         rows : int64 (R,), the positions that get logits, ascending.
-        block : leading positions that are computed as one matrix: fast, and the same bits for the same ``block``. Later
+        block : leading positions that are computed as matrices: fast, and the same bits however they are cut. Later
             ones are computed row by row: the same bits as through steps. Raised to ``num_unmasked``. By default
-            all positions.
+            all positions. Heads larger than `EXACT_HEAD_SIZE` have only ``num_unmasked``.
         num_unmasked : leading positions that see each other both ways; the model's own by default.
 
         Returns
@@ -65,57 +79,126 @@ class TransformerEngine:
         float32 (B, R, V)
         """
         batch, length = tokens.shape
-        cache.reserve(length)
         unmasked = min(self.spec.num_unmasked if num_unmasked is None else num_unmasked, length)
         block = length if block is None else min(max(block, unmasked), length)
-        per_row = self.spec.num_heads * length * cache.visible * 4
+        if self.spec.head_size > EXACT_HEAD_SIZE:
+            block = unmasked
+        per_row = self.spec.num_heads * min(length, max(2 * PIECE, unmasked)) * bucket_length(length) * 4
         group = max(1, SCORE_BYTES // per_row)
-        logits = np.empty((batch, len(rows), self.spec.vocab_size), dtype=np.float32)
         if group >= batch:
             early = int(np.searchsorted(rows, block))
-            logits[:, :early] = self.extend(cache, tokens[:, :block], start=0, rows=rows[:early], num_unmasked=unmasked)
+            logits = self._append(cache, tokens[:, :block], 0, rows[:early], num_unmasked=unmasked)
             if block < length:
-                late = rows[early:] - block
-                logits[:, early:] = self.extend(cache, tokens[:, block:], start=block, rows=late, by_row=True)
+                late = self._append(cache, tokens, block, rows[early:], by_row=True)
+                logits = np.concatenate([logits, late], axis=1)
             return logits
+        cache.reserve(length)
+        logits = np.empty((batch, len(rows), self.spec.vocab_size), dtype=np.float32)
         for first in range(0, batch, group):
             part = tokens[first : first + group]
-            small = self.new_cache(batch=len(part), capacity=cache.visible)
+            small = self.new_cache(batch=len(part), capacity=length)
             logits[first : first + group] = self.prefill(small, part, rows=rows, block=block, num_unmasked=num_unmasked)
             for index in range(2 * self.spec.num_layers):
                 cache.view(index)[first : first + group, :, :, :length] = small.view(index)[:, :, :, :length]
         return logits
 
-    def extend(
-        self,
-        cache: KVCache,
-        tokens: Int64Array,
-        *,
-        start: int,
-        rows: Int64Array,
-        num_unmasked: int = 0,
-        by_row: bool = False,
-    ) -> FloatArray:
-        """Append ``tokens`` int64 (B, T) at position ``start`` of every row; return logits float32 (B, R, V).
+    def extend(self, cache: KVCache, tokens: Int64Array, *, start: int, rows: Int64Array) -> FloatArray:
+        """Append positions ``start`` … of ``tokens``, with the bits of a prefill that has them all in its block.
 
         Parameters
         ----------
-        rows : int64 (R,), which of the T tokens get logits.
-        num_unmasked : leading positions that see each other both ways; they must all be among ``tokens``.
-        by_row : compute each token's attention by itself: the same bits as through steps.
+        cache : holds positions 0 … start-1 of each row, computed in the same way, all that see both ways among them.
+        tokens : int64 (B, T), the whole sequences.
+        rows : int64 (R,), the positions that get logits, ascending, none before ``start``.
+
+        Returns
+        -------
+        float32 (B, R, V)
         """
+        by_row = self.spec.head_size > EXACT_HEAD_SIZE
+        return self._append(cache, tokens, start, rows, num_unmasked=self.spec.num_unmasked, by_row=by_row)
+
+    def runs(self, start: int, end: int, *, batch: int, num_unmasked: int = 0) -> list[tuple[int, int]]:
+        """Return (first, last + 1) of the runs that compute positions ``start`` … ``end`` - 1 as matrices.
+
+        ONNX Runtime multiplies matrices of two rows and more by one routine, which adds the products of each result
+        one by one, in blocks of the inner axis. So the bits don't depend on how a sequence is cut, if no run has one
+        position (another routine), and if the blocks stay the same. They change where a matrix is divided among
+        threads along few columns, which happens to products of fewer rows than columns when there are more threads
+        than heads. Such runs are widened: a position that is computed again gets the same bits.
+
+        Source: ``MlasGemmBatch`` and ``MlasSgemmOperation`` of ONNX Runtime (64 Ki multiplications a thread, blocks of
+        128 along the inner axis, or more where there are at most 64 columns).
+        """
+        found = []
+        first = start
+        while first < end:
+            last = first + PIECE if end - first >= PIECE + PIECE // 2 else end
+            last = max(last, min(num_unmasked, end))
+            products = max(last - first, 2) * bucket_length(last) * self.spec.head_size
+            divided = min(products // THREAD_PRODUCTS + 1, self._threads) > batch * self.spec.num_heads
+            least = self.spec.head_size if divided and bucket_length(last) > SAFE_POSITIONS else 2
+            found.append((max(0, min(first, last - least)), last))
+            first = last
+        return found
+
+    def _append(
+        self,
+        cache: KVCache,
+        tokens: Int64Array,
+        start: int,
+        rows: Int64Array,
+        *,
+        num_unmasked: int = 0,
+        by_row: bool = False,
+    ) -> FloatArray:
+        """Compute positions ``start`` … of ``tokens`` in as many runs as is best."""
         batch, length = tokens.shape
-        cache.reserve(start + length)
-        positions = np.broadcast_to(np.arange(start, start + length, dtype=np.int64), (batch, length))
-        mask = attention_mask(start, length, cache.visible, num_unmasked)
+        if by_row:  # any cut is exact, but ONNX Runtime turns rows that share one matrix into one product
+            piece = PIECE if batch * self.spec.num_heads > 1 else 1
+            runs = [(first, min(first + piece, length)) for first in range(start, length, piece)]
+        else:
+            runs = self.runs(start, length, batch=batch, num_unmasked=num_unmasked)
+        logits = np.empty((batch, len(rows), self.spec.vocab_size), dtype=np.float32)
+        done = 0
+        for first, last in runs:
+            ready = int(np.searchsorted(rows, last))
+            logits[:, done:ready] = self._run(
+                cache, tokens, first, last, rows[done:ready], num_unmasked=num_unmasked, by_row=by_row
+            )
+            done = ready
+        return logits
+
+    def _run(
+        self,
+        cache: KVCache,
+        tokens: Int64Array,
+        first: int,
+        last: int,
+        rows: Int64Array,
+        *,
+        num_unmasked: int = 0,
+        by_row: bool = False,
+    ) -> FloatArray:
+        """Compute positions ``first`` … ``last`` - 1 of ``tokens`` in one run; return the logits of ``rows``.
+
+        Parameters
+        ----------
+        num_unmasked : leading positions that see each other both ways; they must all be among these, or none.
+        by_row : compute each position's attention by itself: the same bits as through steps.
+        """
+        batch, length = len(tokens), last - first
+        cache.reserve(last)
+        positions = np.broadcast_to(np.arange(first, last, dtype=np.int64), (batch, length))
+        mask = attention_mask(first, length, cache.visible, num_unmasked)
         heads, size = self.spec.num_heads, self.spec.head_size
         shape = (batch, heads, length, 1, size) if by_row else (batch, heads, 1, length, size)
-        wanted = rows if len(rows) else np.zeros(1, dtype=np.int64)  # a graph always makes some logits
+        wanted = rows - first if len(rows) else np.zeros(1, dtype=np.int64)  # a graph always makes some logits
         binding = self._session.io_binding()
         for name, value in (
-            ("tokens", tokens),
+            ("tokens", tokens[:, first:last]),
             ("positions", positions),
-            ("write_at", np.full(batch, start, dtype=np.int64)),
+            ("write_at", np.full(batch, first, dtype=np.int64)),
             ("query_shape", np.array(shape, dtype=np.int64)),
             ("mask", mask[None, None, :, None, :] if by_row else mask[None, None, None, :, :]),
             ("rows", np.tile(wanted.astype(np.int64), (batch, 1))),

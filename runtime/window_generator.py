@@ -70,8 +70,8 @@ def check_windows(spec: ModelSpec, *, shift: int = 1) -> None:
 class WindowGenerator:
     """The sliding-window loop of one model. Every picture moves in step, so several pictures share each run.
 
-    Attention beyond the condition is computed row by row, so the bits are those of the plain plan, whatever is shared,
-    batched or computed again.
+    Windows are computed as matrices, whose bits are the same however a window is cut into runs: the bits of the plain
+    plan, whatever is shared, batched or computed again.
 
     Parameters
     ----------
@@ -227,14 +227,10 @@ class _Run:
             logits = self._fill(cache, sequence)
             window = _Window(cache, length)
         else:
-            logits = self._engine.extend(
-                window.cache,
-                sequence[:, window.filled :],
-                start=window.filled,
-                rows=np.array([length - window.filled - 1]),
-                by_row=True,
-            )[:, 0]
-            self._report.positions_computed += length - window.filled
+            last = np.array([length - 1])
+            logits = self._engine.extend(window.cache, sequence, start=window.filled, rows=last)[:, 0]
+            runs = self._engine.runs(window.filled, length, batch=len(sequence))
+            self._report.positions_computed += sum(end - first for first, end in runs)
             window.filled = length
         if task.more:
             self._windows[task.origin] = window
@@ -280,4 +276,4 @@ class _Run:
         """Compute whole sequences into an empty cache; return the logits float32 (B, V) of their last positions."""
         length = sequence.shape[1]
         self._report.positions_computed += count * length
-        return self._engine.prefill(cache, sequence, rows=np.array([length - 1]), block=self._condition_tokens)[:, 0]
+        return self._engine.prefill(cache, sequence, rows=np.array([length - 1]))[:, 0]

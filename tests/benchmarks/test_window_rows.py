@@ -16,8 +16,8 @@ from trt_vqgan.runtime.window_generator import WindowGenerator
 
 def measured(monkeypatch: pytest.MonkeyPatch) -> list[window_rows.Row]:
     monkeypatch.setattr(window_rows, "GRID", 24)
-    monkeypatch.setattr(window_rows, "SLICE_ROWS", slice(10, 12))
-    monkeypatch.setattr(window_rows, "SLICE_COLUMNS", slice(0, 8))
+    monkeypatch.setattr(window_rows, "ROWS", slice(10, 12))
+    monkeypatch.setattr(window_rows, "COLUMNS_OF_WEIGHTS", ((10, slice(0, 24)), (1 << 62, slice(0, 8))))
     spec = dataclasses.replace(TINY)
     subject = RandomSubject(spec, name="tiny", precisions=("fp32",))
     context = Context(batches=(1,), threads=1, repeats=1, bandwidth=None, say=lambda line: None)  # type: ignore[arg-type]
@@ -31,6 +31,8 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[window_rows.Row]:
 def test_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     torch_row, exact, shifted = measured(monkeypatch)
     assert torch_row.runner == "torch"
+    assert torch_row.latency.n >= window_rows.TORCH_CODES - 1
+    assert exact.facts["codes"] == 16
     assert exact.parity is not None
     assert exact.parity.ok
     assert exact.speedup is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,47 @@ def test_steps_equal_prefill_to_the_bit(model: SmallModel, start: int, block: in
     tokens = random_tokens(model.spec, 2, 140)
     whole = all_rows(model, tokens, block)
     np.testing.assert_array_equal(by_steps(model, tokens, start, block), whole[:, start - 1 :])
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("threads", [1, 2, 8])
+@pytest.mark.parametrize(("heads", "width", "num_unmasked"), [(2, 128, 0), (1, 104, 0), (4, 64, 150), (2, 272, 0)])
+def test_cuts_of_a_sequence_do_not_change_a_bit(
+    tmp_path: Path, heads: int, width: int, num_unmasked: int, threads: int, precision: str
+) -> None:
+    """Over several blocks of ONNX Runtime's inner axis, and on more threads than heads; head size 136 goes by rows."""
+    sizes = {"num_heads": heads, "hidden_size": width, "num_unmasked": num_unmasked, "num_layers": 2}
+    model = make_model(tmp_path, max_seq_len=400, precision=precision, **sizes)
+    engine = TransformerEngine(tmp_path / "transformer.onnx", model.spec, threads=threads)
+    tokens = random_tokens(model.spec, 2, 400)
+    start = max(1, num_unmasked)
+    cuts = [start, start + 1, 160, 161, 163, 176, 215, 300, 313, 314, 330, 399, 400]
+    whole = engine.new_cache(batch=2, capacity=400)
+    wanted = engine.prefill(whole, tokens, rows=np.array(cuts) - 1)
+    cache = engine.new_cache(batch=1, capacity=400)
+    found = [engine.prefill(cache, tokens[:1, :start], rows=np.array([start - 1]))]
+    for first, last in itertools.pairwise(cuts):
+        found.append(engine.extend(cache, tokens[:1, :last], start=first, rows=np.array([last - 1])))
+    np.testing.assert_array_equal(np.concatenate(found, axis=1)[0], wanted[0])
+    for index in range(2 * model.spec.num_layers):
+        np.testing.assert_array_equal(cache.view(index)[0, :, :, :400], whole.view(index)[0, :, :, :400])
+
+
+def test_runs_of_a_long_prefill(model: SmallModel) -> None:
+    engine = model.engine  # two heads of 32, two threads
+    assert engine.runs(0, 1, batch=1) == [(0, 1)]
+    assert engine.runs(7, 8, batch=1) == [(6, 8)], "a run of one position has other bits"
+    assert engine.runs(0, 392, batch=1) == [(0, 128), (128, 256), (256, 392)]
+    assert engine.runs(100, 230, batch=1) == [(100, 230)]
+    assert engine.runs(0, 300, batch=1, num_unmasked=150) == [(0, 150), (150, 300)]
+
+
+def test_runs_are_widened_on_many_threads(tmp_path: Path) -> None:
+    model = make_model(tmp_path, num_heads=1, hidden_size=104, max_seq_len=400)
+    engine = TransformerEngine(tmp_path / "transformer.onnx", model.spec, threads=8)
+    assert engine.runs(300, 303, batch=1) == [(199, 303)]
+    assert engine.runs(300, 303, batch=2) == [(300, 303)]
+    assert engine.runs(120, 123, batch=1) == [(120, 123)]
 
 
 @pytest.mark.parametrize("batch", [2, 8, 64])
