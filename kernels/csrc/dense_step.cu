@@ -20,6 +20,7 @@
 // the result is always the same. The first weights are asked for before anything else, also before the kernel in front
 // has ended (programmatic launch).
 #include "tensor_core.cuh"
+#include "gelu.cuh"
 #include "layer_norm.cuh"
 #include "programmatic_launch.cuh"
 
@@ -65,10 +66,6 @@ __device__ __forceinline__ uint4 load_weights(const uint4 *from) {
 
 __device__ __forceinline__ tc::FragmentA operand(const uint4 &bits) {
     return {{bits.x, bits.y, bits.z, bits.w}};
-}
-
-__device__ __forceinline__ float gelu(float x) {
-    return 0.5f * x * (1.0f + erff(x * 0.70710678f));
 }
 
 // The split's part of one block's work: where its blocks of k begin and end, and its activations in shared memory.

@@ -76,3 +76,18 @@ def norm_logits(x: NDArray[np.float32], norm: Norm, layer: Linear) -> NDArray[np
 def linear_residual(activations: FloatArray, layer: Linear, x: NDArray[np.float32]) -> None:
     """Add W activations + b to x, float32 (R, N), in place; activations (R, K)."""
     x[:] = x + linear(activations, layer)
+
+
+def bias_add(y: FloatArray, bias: NDArray[np.float32]) -> None:
+    """Add b to each row of y (R, N), in place."""
+    y[:] = y.astype(np.float64) + bias
+
+
+def bias_gelu(y: FloatArray, bias: NDArray[np.float32]) -> None:
+    """Make gelu(y + b) of each row of y (R, N), in place."""
+    y[:] = gelu(y.astype(np.float64) + bias)
+
+
+def bias_residual(y: FloatArray, bias: NDArray[np.float32], x: NDArray[np.float32]) -> None:
+    """Add y + b to x, float32 (R, N), in place."""
+    x[:] = x + (y.astype(np.float64) + bias)
