@@ -9,6 +9,7 @@ import click
 
 import trt_vqgan
 from trt_vqgan.cli.bench import bench
+from trt_vqgan.cli.build import build
 from trt_vqgan.cli.codes import decode, encode
 from trt_vqgan.cli.commands import Commands, debug_option
 from trt_vqgan.cli.export import export, verify
@@ -29,5 +30,5 @@ def main() -> None:
     """
 
 
-for _command in (generate, reconstruct, encode, decode, score, info, export, verify, bench):
+for _command in (generate, reconstruct, encode, decode, score, info, export, verify, build, bench):
     main.add_command(_command)
