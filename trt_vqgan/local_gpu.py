@@ -39,8 +39,8 @@ def local_gpus() -> tuple[LocalGpu, ...]:
     """
     try:
         driver = load_driver()
-    except OSError as error:
-        raise BackendUnavailableError(f"no NVIDIA driver: {_LIBRARY} can't be loaded ({error})") from None
+    except OSError:
+        raise BackendUnavailableError(f"no NVIDIA driver on this machine ({_LIBRARY} is missing)") from None
     code = driver.cuInit(0)
     if code not in (0, _NO_DEVICE):
         raise BackendUnavailableError(f"the NVIDIA driver can't be used: cuInit gives error {code}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,9 +13,9 @@ import click
 from trt_vqgan.cli import options
 from trt_vqgan.cli.commands import debug_option
 from trt_vqgan.cli.conditions import model_kind
-from trt_vqgan.errors import BackendUnavailableError
 
 if TYPE_CHECKING:
+    from trt_vqgan.engine_records import EngineRecord
     from trt_vqgan.manifest import Manifest
     from trt_vqgan.spec import AutoencoderSpec
 
@@ -26,20 +27,28 @@ MEBIBYTE = 1 << 20
 @options.json_option
 @debug_option
 def info(bundle: Path, as_json: bool) -> None:
-    """Print what is inside BUNDLE: models, sizes, precision, conditions, and which backends can run it here."""
-    from trt_vqgan.manifest import read_manifest
+    """Print what is inside BUNDLE: models, sizes, precision, conditions, engines, and what can run it here."""
+    from trt_vqgan.engine_records import read_engine_records
+    from trt_vqgan.manifest import bundle_folder, read_manifest
+    from trt_vqgan.runtime.backends import backend_reports
 
-    manifest = read_manifest(bundle)
-    backends = _backends()
+    manifest, folder = read_manifest(bundle), bundle_folder(bundle)
+    engines = read_engine_records(folder)
+    backends = {name: str(report) for name, report in backend_reports(folder, manifest).items()}
     if as_json:
         report = dataclasses.asdict(manifest) | {
             "bundle_id": manifest.bundle_id,
             "size_bytes": manifest.size_bytes,
+            "engines": [dataclasses.asdict(record) for record in engines],
             "backends": backends,
         }
         click.echo(json.dumps(report))
         return
-    for name, text in [*_rows(manifest), *((f"backend {name}", text) for name, text in backends.items())]:
+    for name, text in [
+        *_rows(manifest),
+        *_engine_rows(manifest, engines),
+        *((f"backend {name}", text) for name, text in backends.items()),
+    ]:
         click.echo(f"{name + ':':<22} {text}")
 
 
@@ -80,6 +89,14 @@ def _rows(manifest: Manifest) -> list[tuple[str, str]]:
         size_bytes = sum(manifest.files[name].size_bytes for name in names)
         precision = manifest.precision.get(graph, "fp32")
         rows.append((f"graph {graph}", f"{precision}, {size_bytes / MEBIBYTE:.1f} MiB, {', '.join(names)}"))
+    if manifest.gpu is not None:
+        gpu = manifest.gpu
+        size_bytes = sum(manifest.files[name].size_bytes for graph in gpu.graphs for name in gpu.files_of(graph)[:1])
+        size_bytes += manifest.files[gpu.weights].size_bytes if gpu.weights is not None else 0
+        names = [graph for graph in gpu.graphs if graph not in gpu.segments]
+        names += [f"{len(gpu.segments)} segments of the transformer"] if gpu.segments else []
+        rows.append(("graphs for GPUs", f"{gpu.precision}, {size_bytes / MEBIBYTE:.1f} MiB, {', '.join(names)}"))
+        rows += [(f"float32 in {graph}", ", ".join(layers)) for graph, layers in gpu.wider.items()]
     made_by = manifest.made_by
     rows.append(
         ("made by", f"trt-vqgan {made_by.version} from {made_by.checkpoint} ({made_by.checkpoint_sha256[:12]}…)")
@@ -90,26 +107,37 @@ def _rows(manifest: Manifest) -> list[tuple[str, str]]:
     return rows
 
 
+def _engine_rows(manifest: Manifest, engines: Sequence[EngineRecord]) -> list[tuple[str, str]]:
+    """Return a row for each TensorRT and set of targets that the model's graphs have engines of."""
+    from trt_vqgan.tensorrt_package import TITLES
+
+    if manifest.gpu is None:
+        return []
+    hashes = {graph: manifest.gpu_graph_sha256(graph) for graph in manifest.gpu.graphs}
+    groups: dict[str, list[EngineRecord]] = {}
+    stale = 0
+    for record in engines:
+        if hashes.get(record.key.graph) != record.key.graph_sha256:
+            stale += 1
+            continue
+        title = f"{TITLES.get(record.key.package, record.key.package)} {record.key.version}"
+        groups.setdefault(f"{title} for {', '.join(record.key.targets)}", []).append(record)
+    rows = [
+        (
+            "engines",
+            f"{built_for}: {len(records)} of {len(hashes)} graphs, "
+            f"{sum(record.size_bytes for record in records) / MEBIBYTE:.1f} MiB",
+        )
+        for built_for, records in groups.items()
+    ]
+    if not rows:
+        rows = [("engines", "none; `trt-vqgan build` makes them")]
+    return [*rows, ("engines", f"{stale} of other graphs or weights")] if stale else rows
+
+
 def _autoencoder(spec: AutoencoderSpec) -> str:
     return (
         f"{spec.resolution}x{spec.resolution} {spec.modality} with {spec.out_channels} channels, "
         f"{spec.factor}x{spec.factor} pixels a code, {spec.codebook_size} codes of {spec.code_dim} dimensions, "
         f"{spec.quantizer}"
     )
-
-
-def _backends() -> dict[str, str]:
-    """Return each backend with "yes, …" or "no, …" and the reason."""
-    from trt_vqgan.runtime.threads import available_threads
-
-    try:
-        import onnxruntime
-
-        from trt_vqgan.runtime.sessions import check_onnxruntime
-
-        check_onnxruntime()
-    except ImportError as error:
-        return {"onnxruntime": f"no, it can't be imported ({error}); `pip install onnxruntime` installs it"}
-    except BackendUnavailableError as error:
-        return {"onnxruntime": f"no, {error}"}
-    return {"onnxruntime": f"yes, version {onnxruntime.__version__} on the CPU, {available_threads()} threads"}
