@@ -31,6 +31,10 @@ LOGITS_INT8_SMALL = 0.1
 """int8 logits against PyTorch, over the largest magnitude, for two layers of width 128 with random weights. Measured:
 0.03. Random weights are the worst case: they have no structure that a trained model's margins would give."""
 
+INT8_ENGINES = 0.05
+"""int8 logits of the CPU kernels against those of ONNX Runtime, over the largest magnitude, for the same random models.
+Measured: 0.015. Both round activations to 8 bits, and a last bit before may move one by a whole step."""
+
 NLL_FP32 = 1e-4
 """Nats a code of the trained landscape model in fp32 against the published code. Measured: 1e-6."""
 
@@ -90,3 +94,7 @@ GELU_ABSOLUTE = 5e-7
 
 LAYER_NORM_ABSOLUTE = 1e-6
 """The layer norm kernel beyond its rounding to half, of rows of 5 +- 3 with gains up to 4. Measured: 7e-8."""
+
+DRIVER_HALF_LOGITS = 0.012
+"""Logits (scale 5) of two float16 layers through the CUDA kernels against NumPy that rounds in the same places.
+Measured: 0.0053, as a sum that differs in float32 may round to the next float16 on the way."""

@@ -1,0 +1,19 @@
+// Compiled once for each instruction set, with CPU_TABLE as the name of the table; see build.py for the options.
+#include "kernels.hpp"
+
+#include "attention.hpp"
+#include "products.hpp"
+
+#if defined(CPU_AVX512)
+#define CPU_NAME "AVX-512 VNNI"
+#elif defined(CPU_AVX2)
+#define CPU_NAME "AVX2"
+#else
+#define CPU_NAME "plain C++"
+#endif
+
+namespace cpu {
+
+const Kernels CPU_TABLE = {CPU_NAME, kMaxQueries, panel, attend, layer_norm, quantize_row};
+
+}  // namespace cpu

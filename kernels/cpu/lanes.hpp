@@ -1,0 +1,58 @@
+// Sixteen lanes at once, in the widest registers that the compiler was allowed: AVX-512, AVX2 or whatever plain C++
+// vectors become (SSE2, NEON).
+//
+// Every routine above is written once in these terms. What they compute doesn't depend on the width, but for one thing:
+// plain C++ rounds a product before it is added, the others don't (a fused multiply-add).
+#pragma once
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+namespace {
+
+constexpr int kLanes = 16;
+
+inline void prefetch_far(const void *p) {
+    __builtin_prefetch(p, 0, 2);
+}  // into the second level only
+
+inline float half_to_float(uint16_t h) {
+    // exact; a bundle's scales are normal numbers, 0 is kept for what is padded
+    uint32_t bits = (uint32_t(h & 0x8000) << 16) | ((h & 0x7fff) ? ((uint32_t(h & 0x7fff) << 13) + 0x38000000u) : 0);
+    float f;
+    memcpy(&f, &bits, 4);
+    return f;
+}
+
+}  // namespace
+
+#if defined(CPU_AVX512)
+#include "lanes_avx512.hpp"
+#elif defined(CPU_AVX2)
+#include "lanes_avx2.hpp"
+#else
+#include "lanes_plain.hpp"
+#endif
+
+namespace {
+
+// The sum of all lanes, by halves: lanes 0-7 plus 8-15, and so on.
+inline float sum_lanes(F16 x) {
+    float v[kLanes];
+    to_array(v, x);
+    for (int half = 8; half > 0; half /= 2)
+        for (int i = 0; i < half; i++) v[i] += v[i + half];
+    return v[0];
+}
+
+inline float largest_lane(F16 x) {
+    float v[kLanes];
+    to_array(v, x);
+    for (int half = 8; half > 0; half /= 2)
+        for (int i = 0; i < half; i++) v[i] = v[i] > v[i + half] ? v[i] : v[i + half];
+    return v[0];
+}
+
+}  // namespace

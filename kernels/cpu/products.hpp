@@ -1,0 +1,157 @@
+// Rows times a packed matrix: the same order of sums for one row as for many.
+#pragma once
+
+#include "activations.hpp"
+#include "kernels.hpp"
+
+namespace {
+
+#if defined(CPU_AVX512)
+constexpr int kMaxRows = 12;  // 24 accumulators of 32 registers
+#elif defined(CPU_AVX2)
+constexpr int kMaxRows = 3;
+#else
+constexpr int kMaxRows = 2;
+#endif
+
+constexpr int kDepth = 256;  // inputs of a panel (32 KiB of floats) that stay in the first cache level for many rows
+// How far in front of what is read a panel is fetched, into the second cache level. Of 1 to 16 KiB into either level
+// this was the best for 2 to 16 rows (10 to 25 % over 2 KiB into the first), and none mattered for one row.
+constexpr int kAheadBytes = 4096;
+constexpr int kPanel = cpu::kPanel;
+
+// tile (R, 32) += x (R, count) w (count, 32); `ahead` is how far in front of what is read memory is asked for more
+template <int R>
+void product_fp32(const float *x, size_t stride, const float *w, int count, size_t ahead, float *tile) {
+    F16 sum[R][2];
+    for (int r = 0; r < R; r++)
+        for (int h = 0; h < 2; h++) sum[r][h] = load(tile + r * kPanel + h * kLanes);
+    for (int k = 0; k < count; k++, w += kPanel) {
+        prefetch_far((const char *)w + ahead);
+        prefetch_far((const char *)w + ahead + 64);
+        const F16 w0 = load(w), w1 = load(w + kLanes);
+        for (int r = 0; r < R; r++) {
+            const F16 v = splat(x[r * stride + k]);
+            sum[r][0] = fma(v, w0, sum[r][0]);
+            sum[r][1] = fma(v, w1, sum[r][1]);
+        }
+    }
+    for (int r = 0; r < R; r++)
+        for (int h = 0; h < 2; h++) store(tile + r * kPanel + h * kLanes, sum[r][h]);
+}
+
+// tile (R, 32) += rows (R, blocks) in 8 bits times blocks of packed codes
+template <int R, int Bits>
+void product_codes(const int8_t *q, size_t q_stride, const float *scales, const int32_t *sums, size_t block_stride,
+                   const uint8_t *w, int blocks, int block, size_t ahead, float *tile) {
+    constexpr int kZero = Bits == 8 ? 128 : 8;
+    F16 total[R][2];
+    for (int r = 0; r < R; r++)
+        for (int h = 0; h < 2; h++) total[r][h] = load(tile + r * kPanel + h * kLanes);
+    for (int b = 0; b < blocks; b++) {
+        const uint16_t *halves = (const uint16_t *)w;
+        w += 2 * kPanel;
+        I16 sum[R][2];
+        for (int r = 0; r < R; r++) sum[r][0] = sum[r][1] = splat_int(-kZero * sums[r * block_stride + b]);
+        const int8_t *x = q + size_t(b) * block;
+        for (int k = 0; k < block; k += 4, w += 128) {
+            prefetch_far(w + ahead);
+            prefetch_far(w + ahead + 64);
+            const Bytes c0 = load_codes(w), c1 = load_codes(w + 64);
+            if (Bits == 8) {
+                for (int r = 0; r < R; r++) {
+                    sum[r][0] = dot4(sum[r][0], c0, x + r * q_stride + k);
+                    sum[r][1] = dot4(sum[r][1], c1, x + r * q_stride + k);
+                }
+            } else {
+                const Bytes l0 = low_nibbles(c0), l1 = low_nibbles(c1), h0 = high_nibbles(c0), h1 = high_nibbles(c1);
+                for (int r = 0; r < R; r++) {
+                    sum[r][0] = dot4(sum[r][0], l0, x + r * q_stride + k);
+                    sum[r][1] = dot4(sum[r][1], l1, x + r * q_stride + k);
+                }
+                k += 4;
+                for (int r = 0; r < R; r++) {
+                    sum[r][0] = dot4(sum[r][0], h0, x + r * q_stride + k);
+                    sum[r][1] = dot4(sum[r][1], h1, x + r * q_stride + k);
+                }
+            }
+        }
+        const F16 s0 = load_halves(halves), s1 = load_halves(halves + kLanes);
+        for (int r = 0; r < R; r++) {
+            const F16 scale = splat(scales[r * block_stride + b]);
+            total[r][0] = fma(to_float(sum[r][0]), mul(s0, scale), total[r][0]);
+            total[r][1] = fma(to_float(sum[r][1]), mul(s1, scale), total[r][1]);
+        }
+    }
+    for (int r = 0; r < R; r++)
+        for (int h = 0; h < 2; h++) store(tile + r * kPanel + h * kLanes, total[r][h]);
+}
+
+// Calls `f` with the number of rows, 1 ... kMaxRows, as a type.
+template <int R>
+struct Count {
+    static constexpr int value = R;
+};
+template <int R, typename F>
+inline void with_rows(int rows, F f) {
+    if (rows == R)
+        f(Count<R>());
+    else if constexpr (R < kMaxRows)
+        with_rows<R + 1>(rows, f);
+}
+
+inline void multiply_rows(const cpu::Matrix &m, const uint8_t *panel, const cpu::Rows &in, int row, int rows, int first,
+                          int count, size_t ahead, float *tile) {
+    if (m.bits == 32) {
+        const float *x = in.x + row * in.stride + first;
+        const float *w = (const float *)panel + size_t(first) * kPanel;
+        with_rows<1>(rows, [&](auto r) { product_fp32<decltype(r)::value>(x, in.stride, w, count, ahead, tile); });
+        return;
+    }
+    const size_t block_bytes = 2 * kPanel + size_t(m.block) * m.bits / 8 * kPanel;
+    const int8_t *q = in.q + row * in.q_stride + size_t(first) * m.block;
+    const float *scales = in.scales + row * in.block_stride + first;
+    const int32_t *sums = in.sums + row * in.block_stride + first;
+    const uint8_t *w = panel + first * block_bytes;
+    with_rows<1>(rows, [&](auto r) {
+        constexpr int R = decltype(r)::value;
+        auto product = m.bits == 8 ? product_codes<R, 8> : product_codes<R, 4>;
+        product(q, in.q_stride, scales, sums, in.block_stride, w, count, m.block, ahead, tile);
+    });
+}
+
+inline void finish_row(const cpu::PanelTask &t, const float *tile, float *out, int columns) {
+    for (int i = 0; i < columns; i += kLanes) {
+        F16 y = load(tile + i);
+        if (t.finish == cpu::Finish::kGelu) y = gelu(y);
+        if (t.finish == cpu::Finish::kAdd) y = add(load_part(out + i, columns - i, 0.0f), y);
+        store_part(out + i, y, columns - i);
+    }
+}
+
+void panel(const cpu::PanelTask &t) {
+    const cpu::Matrix &m = *t.matrix;
+    const uint8_t *data = m.data + t.panel * m.panel_bytes;
+    const int rows = t.last - t.first;
+    for (int r = 0; r < rows; r++)
+        for (int i = 0; i < kPanel; i += kLanes) store(t.tile + r * kPanel + i, load(m.bias + t.panel * kPanel + i));
+    const int depth = m.bits == 32 ? m.inputs : m.blocks;
+    const int groups = (rows + kMaxRows - 1) / kMaxRows;
+    const int step = groups == 1 ? depth : m.bits == 32 ? kDepth : 4 * kDepth / m.block;
+    const size_t step_bytes = m.panel_bytes / depth * step;
+    for (int first = 0; first < depth; first += step) {
+        const int count = depth - first < step ? depth - first : step;
+        for (int g = 0; g < groups; g++) {
+            const int begin = rows * g / groups, end = rows * (g + 1) / groups;
+            // while the last rows go through one step of the panel, the next step comes from memory
+            const size_t ahead = groups > 1 && g + 1 == groups ? step_bytes : kAheadBytes;
+            multiply_rows(m, data, *t.rows, t.first + begin, end - begin, first, count, ahead, t.tile + begin * kPanel);
+        }
+    }
+    const int left = t.columns - t.panel * kPanel;
+    for (int r = 0; r < rows; r++)
+        finish_row(t, t.tile + r * kPanel, t.out + (t.first + r) * t.out_stride + t.panel * kPanel,
+                   left < kPanel ? left : kPanel);
+}
+
+}  // namespace

@@ -1,0 +1,67 @@
+// Threads that work through the phases of one run together.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace cpu {
+
+// Waiting begins awake, because what is awaited mostly comes within microseconds, and soon ends asleep, so that a
+// thread that waits long costs nothing.
+class Signal {
+  public:
+    void raise();                                    // moves on to the next value, and wakes all that sleep
+    void wait_beyond(uint32_t value, int awake_us);  // until it has
+    uint32_t value() const { return value_.load(std::memory_order_acquire); }
+
+  private:
+    std::atomic<uint32_t> value_{0};
+    std::atomic<int> sleepers_{0};
+    std::mutex mutex_;
+    std::condition_variable condition_;
+};
+
+class ThreadPool {
+  public:
+    using Work = void (*)(void *argument, int thread);
+
+    explicit ThreadPool(int threads);
+    ~ThreadPool();
+
+    int threads() const { return active_; }  // of the present run
+
+    // Runs work(argument, t) for every thread t, the caller's as 0; or for 0 alone. One run at a time.
+    void run(Work work, void *argument, bool alone = false);
+
+    // Inside a run: gives out 0 ... count - 1, each once. A thread takes what lies in its own share first, then what
+    // others have left. Every thread asks until it gets -1, then calls `finish_phase`.
+    int take(int thread, int count);
+
+    // Inside a run: returns once every thread has called it.
+    void finish_phase(int thread);
+
+  private:
+    struct alignas(64) Place {
+        std::atomic<int> taken[2] = {{0}, {0}};
+        int phase = 0;
+    };
+
+    void worker(int thread);
+
+    int threads_;
+    int active_ = 1;  // in the present run
+    std::unique_ptr<Place[]> places_;
+    alignas(64) std::atomic<int> arrived_{0};
+    Signal phase_done_, started_;
+    Work work_ = nullptr;
+    void *argument_ = nullptr;
+    bool closing_ = false;
+    std::vector<std::thread> workers_;
+};
+
+}  // namespace cpu

@@ -1,0 +1,1 @@
+"""The transformer on the CPU through kernels/cpu, compiled where it runs."""

@@ -1,0 +1,52 @@
+"""Key-value caches in the layout that kernels/cpu reads from front to back."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from trt_vqgan.runtime.kv_cache import bucket_length
+from trt_vqgan.spec import TransformerSpec
+
+LANES = 16
+"""Positions whose keys lie side by side, channel by channel; channels of values are padded to a multiple."""
+
+FloatArray = npt.NDArray[np.float32]
+
+
+class NativeCache:
+    """Keys and values of all layers for a batch of rows, at places that never move.
+
+    Attributes
+    ----------
+    keys : float32 (layers, B, H, capacity / 16, D, 16).
+    values : float32 (layers, B, H, capacity, D rounded up to 16).
+
+    Parameters
+    ----------
+    spec : the transformer's sizes.
+    batch : rows.
+    capacity : positions that a row may reach; rounded up to whole buckets.
+    """
+
+    def __init__(self, spec: TransformerSpec, *, batch: int, capacity: int) -> None:
+        self.spec = spec
+        self.batch = batch
+        self.capacity = bucket_length(max(capacity, 1))
+        heads, size = spec.num_heads, spec.head_size
+        padded = -(-size // LANES) * LANES
+        self.keys: FloatArray = np.zeros(
+            (spec.num_layers, batch, heads, self.capacity // LANES, size, LANES), np.float32
+        )
+        self.values: FloatArray = np.zeros((spec.num_layers, batch, heads, self.capacity, padded), np.float32)
+
+    def reserve(self, positions: int) -> bool:
+        """Return False: nothing moves. ``positions`` must be within the capacity."""
+        assert positions <= self.capacity, (positions, self.capacity)
+        return False
+
+    def copy_rows(self, source: NativeCache, rows: npt.NDArray[np.int64], positions: int) -> None:
+        """Copy the leading ``positions`` positions of row ``rows[i]`` of ``source`` into row i, for each row."""
+        blocks = -(-positions // LANES)
+        self.keys[:, :, :, :blocks] = source.keys[:, rows, :, :blocks]
+        self.values[:, :, :, :positions] = source.values[:, rows, :, :positions]

@@ -1,0 +1,235 @@
+"""The transformer on the CPU through kernels/cpu: the same calls and promises as through ONNX Runtime."""
+
+from __future__ import annotations
+
+import ctypes
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from trt_vqgan.errors import BackendUnavailableError, ShapeError
+from trt_vqgan.runtime.native.build import built_library
+from trt_vqgan.runtime.native.cache import NativeCache
+from trt_vqgan.runtime.native.graph_weights import GraphWeights
+from trt_vqgan.runtime.native.library import Run, Sizes, Stored, Table, open_library
+from trt_vqgan.runtime.native.matrices import StoredMatrix, matrices
+from trt_vqgan.spec import TransformerSpec
+
+_ALIGNMENT = 64  # of a packed matrix
+
+Int64Array = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float32]
+
+
+class NativeEngine:
+    """One copy of the weights, packed for reading from front to back, that serves prefill and decode steps.
+
+    Every number is summed in one fixed order, so logits are equal to the bit in any batch, through prefill or steps,
+    with any number of threads. Safe to call from several threads: runs take turns, and touch only their caller's cache.
+
+    Parameters
+    ----------
+    path : ``transformer.onnx`` of a bundle.
+    spec : the transformer's sizes.
+    threads : threads that work on a run, the caller's included.
+    library : the shared library; by default the one of this machine, compiled if need be.
+    instructions : "avx512", "avx2" or "plain"; by default the best that the processor has.
+
+    Raises
+    ------
+    BackendUnavailableError : the library can't be built or loaded here, or the processor lacks the instructions.
+    BundleError : the file doesn't hold the weights of such a transformer.
+    """
+
+    def __init__(
+        self, path: Path, spec: TransformerSpec, *, threads: int, library: Path | None = None, instructions: str = ""
+    ) -> None:
+        self.spec = spec
+        self._library = open_library(built_library() if library is None else library)
+        sizes = Sizes(spec.vocab_size, spec.max_seq_len, spec.num_layers, spec.num_heads, spec.hidden_size)
+        model = self._library.cpu_open(ctypes.byref(sizes), threads, instructions.encode())
+        if not model:
+            raise BackendUnavailableError(
+                f"native backend: this processor has no {instructions or 'known'} instructions, or {threads} threads "
+                "are not to be had; use --backend onnxruntime"
+            )
+        self._model = ctypes.c_void_p(model)
+        self._close = weakref.finalize(self, self._library.cpu_close, self._model)
+        self._tables: list[npt.NDArray[Any]] = []  # read by the library for as long as it runs
+        self._read(GraphWeights(path))
+
+    @property
+    def instructions(self) -> str:
+        """The instruction set that runs, such as "AVX-512 VNNI"."""
+        name: bytes = self._library.cpu_instructions(self._model)
+        return name.decode()
+
+    def new_cache(self, *, batch: int, capacity: int) -> NativeCache:
+        """Return an empty cache for ``batch`` rows of at most ``capacity`` positions."""
+        return NativeCache(self.spec, batch=batch, capacity=capacity)
+
+    def prefill(
+        self,
+        cache: NativeCache,
+        tokens: Int64Array,
+        *,
+        rows: Int64Array,
+        block: int | None = None,
+        num_unmasked: int | None = None,
+    ) -> FloatArray:
+        """Fill an empty cache with ``tokens`` int64 (B, T) and return logits float32 (B, R, V) of positions ``rows``.
+
+        Parameters
+        ----------
+        rows : int64 (R,), ascending.
+        block : without effect here: the bits are the same however a sequence is cut.
+        num_unmasked : leading positions that see each other both ways; the model's own by default.
+        """
+        unmasked = self.spec.num_unmasked if num_unmasked is None else num_unmasked
+        return self._append(cache, tokens, 0, rows, num_unmasked=min(unmasked, tokens.shape[1]))
+
+    def extend(self, cache: NativeCache, tokens: Int64Array, *, start: int, rows: Int64Array) -> FloatArray:
+        """Append positions ``start`` … of ``tokens`` int64 (B, T), the whole sequences; return logits (B, R, V).
+
+        Parameters
+        ----------
+        cache : holds positions 0 … start-1 of each row, all that see both ways among them.
+        rows : int64 (R,), the positions that get logits, ascending, none before ``start``.
+        """
+        return self._append(cache, tokens[:, start:], start, rows - start, num_unmasked=self.spec.num_unmasked)
+
+    def runs(self, start: int, end: int, *, batch: int, num_unmasked: int = 0) -> list[tuple[int, int]]:
+        """Return (first, last + 1) of the runs that compute positions ``start`` … ``end`` - 1: one, of just these."""
+        return [(start, end)]
+
+    def stepper(self, cache: NativeCache) -> NativeStepper:
+        """Return a `NativeStepper` that appends one token a row to ``cache``."""
+        return NativeStepper(self, cache)
+
+    def _append(
+        self, cache: NativeCache, tokens: Int64Array, start: int, rows: Int64Array, *, num_unmasked: int
+    ) -> FloatArray:
+        logits = np.empty((len(tokens), len(rows), self.spec.vocab_size), dtype=np.float32)
+        starts = np.full(len(tokens), start, dtype=np.int64)
+        self.run(cache, tokens, starts=starts, rows=rows, num_unmasked=num_unmasked, logits=logits)
+        return logits
+
+    def run(
+        self,
+        cache: NativeCache,
+        tokens: Int64Array,
+        *,
+        starts: Int64Array,
+        rows: Int64Array,
+        num_unmasked: int,
+        logits: FloatArray,
+    ) -> None:
+        """Append ``tokens`` int64 (B, T) of row b at position ``starts[b]``, and fill ``logits`` float32 (B, R, V).
+
+        Raises
+        ------
+        ShapeError : a token or position that the model doesn't have.
+        """
+        batch, length = tokens.shape
+        if not tokens.size:
+            return
+        # the library would read outside its tables
+        if tokens.min() < 0 or tokens.max() >= self.spec.vocab_size:
+            raise ShapeError(
+                f"tokens: found {tokens.min()} to {tokens.max()}, wanted 0 to {self.spec.vocab_size - 1}, codes of the "
+                "vocabulary"
+            )
+        limit = min(self.spec.max_seq_len, cache.capacity)
+        if starts.min() < 0 or starts.max() + length > limit:
+            raise ShapeError(f"positions: found {starts.min()} to {starts.max() + length - 1}, wanted 0 to {limit - 1}")
+        assert batch == cache.batch == len(starts)
+        assert logits.shape == (batch, len(rows), self.spec.vocab_size)
+        assert not len(rows) or (rows.min() >= 0 and rows.max() < length)
+        inputs = [np.ascontiguousarray(array, dtype=np.int64) for array in (tokens, starts, rows)]
+        run = Run(
+            batch,
+            length,
+            num_unmasked,
+            len(rows),
+            *(array.ctypes.data for array in inputs),
+            cache.keys.ctypes.data,
+            cache.values.ctypes.data,
+            cache.capacity,
+            logits.ctypes.data,
+        )
+        if not self._library.cpu_run(self._model, ctypes.byref(run)):
+            raise MemoryError(f"native backend: no memory for a run of {batch} rows of {length} tokens")
+
+    def _read(self, weights: GraphWeights) -> None:
+        sources = list(matrices(weights, self.spec))
+        needed = sum(
+            self._library.cpu_packed_bytes(sum(s.outputs), s.inputs, s.bits, s.block) + _ALIGNMENT for s in sources
+        )
+        if not self._library.cpu_reserve(self._model, needed):
+            raise MemoryError(f"native backend: no memory for {needed} bytes of weights")
+        for index, source in enumerate(sources):
+            self._pack(index, source)
+        width = (self.spec.hidden_size,)
+        for index, name in enumerate(self._norms()):
+            weight, bias = (weights.array(f"{name}.{kind}", width, np.float32) for kind in ("weight", "bias"))
+            self._library.cpu_set_norm(self._model, index, weight.ctypes.data, bias.ctypes.data)
+        for index, (name, rows) in enumerate(
+            (("tok_emb.weight", self.spec.vocab_size), ("pos_emb", self.spec.max_seq_len))
+        ):
+            self._set_table(index, weights, name, rows)
+
+    def _pack(self, index: int, source: StoredMatrix) -> None:
+        codes, scales, bias = source.read()
+        stored = Stored(
+            sum(source.outputs),
+            source.inputs,
+            source.bits,
+            source.block,
+            codes.ctypes.data,
+            None if scales is None else scales.ctypes.data,
+        )
+        at = None if bias is None else bias.ctypes.data
+        packed = self._library.cpu_pack(self._model, index, ctypes.byref(stored), at)
+        if not packed:
+            raise MemoryError("native backend: no memory for the weights")
+
+    def _norms(self) -> Iterator[str]:
+        for layer in range(self.spec.num_layers):
+            yield f"blocks.{layer}.ln1"
+            yield f"blocks.{layer}.ln2"
+        yield "ln_f"
+
+    def _set_table(self, index: int, weights: GraphWeights, name: str, rows: int) -> None:
+        shape = (rows, self.spec.hidden_size)
+        if name in weights:
+            held = [weights.array(name, shape, np.float32)]
+            table = Table(held[0].ctypes.data, None, None)
+        else:
+            codes = weights.array(f"{name}.codes", shape, np.int8)
+            held = [codes, weights.array(f"{name}.scales", (rows, 1), np.float16)]
+            table = Table(None, held[0].ctypes.data, held[1].ctypes.data)
+        self._tables += held
+        self._library.cpu_set_table(self._model, index, ctypes.byref(table))
+
+
+class NativeStepper:
+    """Decode steps over one cache; rows may stand at different lengths."""
+
+    def __init__(self, engine: NativeEngine, cache: NativeCache) -> None:
+        self._engine, self._cache = engine, cache
+        self._logits = np.empty((cache.batch, 1, engine.spec.vocab_size), dtype=np.float32)
+        self._rows = np.zeros(1, dtype=np.int64)
+
+    def step(self, tokens: Int64Array, lengths: Int64Array) -> FloatArray:
+        """Append ``tokens`` int64 (B,) at ``lengths`` int64 (B,) and return logits float32 (B, V).
+
+        The result is a view that the next step overwrites.
+        """
+        self._engine.run(
+            self._cache, tokens[:, None], starts=lengths, rows=self._rows, num_unmasked=0, logits=self._logits
+        )
+        return self._logits[:, 0]

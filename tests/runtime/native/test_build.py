@@ -1,0 +1,113 @@
+"""Building the library: once, whole or not at all, and with clear errors."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+from trt_vqgan.errors import BackendUnavailableError
+from trt_vqgan.runtime.native import build
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv(build.CACHE_VARIABLE, str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def fake_compiler(folder: Path, script: str) -> None:
+    """Make a compiler that notes each call in a log beside it, then does as ``script`` says; $out is its target."""
+    folder.mkdir(exist_ok=True)
+    path = folder / "c++"
+    path.write_text(f'#!/bin/sh\necho "$@" >> {folder}/log\nwhile [ "$1" != -o ]; do shift; done\nout="$2"\n{script}\n')
+    path.chmod(0o755)
+
+
+@pytest.fixture
+def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder in front of which nothing else is found but the shell's own tools."""
+    if sys.platform == "win32":
+        pytest.skip("the compilers of these tests are shell scripts")
+    monkeypatch.setenv("PATH", os.pathsep.join([str(tmp_path / "bin"), str(tmp_path / "none")]))
+    return tmp_path / "bin"
+
+
+def test_the_library_is_built_once(cache: Path, tools: Path) -> None:
+    fake_compiler(tools, 'echo library > "$out"')
+    assert build.find_library() is None
+    first = build.built_library()
+    calls = (tools / "log").read_text()
+    assert first.parent == cache
+    assert build.built_library() == first == build.find_library()
+    assert (tools / "log").read_text() == calls
+    assert list(cache.iterdir()) == [first], "nothing half-made stays"
+
+
+def test_other_sources_are_another_library(
+    cache: Path, tools: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_compiler(tools, 'echo library > "$out"')
+    first = build.built_library()
+    sources = tmp_path / "sources"
+    sources.mkdir()
+    for source in build.SOURCES.iterdir():
+        (sources / source.name).write_bytes(source.read_bytes())
+    monkeypatch.setattr(build, "SOURCES", sources)
+    assert build.built_library() == first
+    (sources / "lanes.hpp").write_text((sources / "lanes.hpp").read_text() + "\n")
+    assert build.find_library() is None
+
+
+def test_no_compiler_is_one_clear_error(cache: Path, tools: Path) -> None:
+    with pytest.raises(
+        BackendUnavailableError, match=r"no C\+\+ compiler.*apt-get install g\+\+.*--backend onnxruntime"
+    ):
+        build.built_library()
+
+
+def test_a_compiler_that_fails_leaves_nothing(cache: Path, tools: Path) -> None:
+    fake_compiler(tools, 'echo "x.cpp:1:2: error: too old" >&2; exit 1')
+    with pytest.raises(BackendUnavailableError, match=r"can't compile.*x.cpp:1:2: error: too old"):
+        build.built_library()
+    assert not list(cache.iterdir())
+
+
+def test_a_folder_that_can_not_be_written(tools: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_compiler(tools, 'echo library > "$out"')
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv(build.CACHE_VARIABLE, str(tmp_path / "file"))
+    with pytest.raises(BackendUnavailableError, match=rf"can't be written.*\${build.CACHE_VARIABLE}"):
+        build.built_library()
+
+
+def test_a_slow_build_says_so(cache: Path, tools: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_compiler(tools, 'echo library > "$out"')
+    lines: list[str] = []
+    build.built_library(say=lines.append)
+    assert lines == []
+    build.built_library().unlink()
+    monkeypatch.setattr(build, "SLOW_SECONDS", 0.0)
+    build.built_library(say=lines.append)
+    assert len(lines) == 1
+    assert "compiling the CPU kernels" in lines[0]
+
+
+def test_two_processes_may_build_at_once(tmp_path: Path) -> None:
+    if build.find_compiler() is None:
+        pytest.skip("no C++ compiler on this machine")
+    code = "from trt_vqgan.runtime.native.build import built_library; print(built_library())"
+    environment = {**os.environ, build.CACHE_VARIABLE: str(tmp_path)}
+    processes = [
+        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment, cwd=ROOT)
+        for _ in range(2)
+    ]
+    paths = {process.communicate()[0].strip() for process in processes}
+    assert len(paths) == 1
+    assert ctypes.CDLL(paths.pop()).cpu_open
+    assert len(list(tmp_path.iterdir())) == 1
