@@ -16,6 +16,7 @@
 // slots: prefix first, then splits. So the result doesn't depend on which came last.
 #pragma once
 #include "portable.cuh"
+#include "programmatic_launch.cuh"
 #include "tensor_core.cuh"
 
 namespace attention {
@@ -85,21 +86,18 @@ __device__ __forceinline__ bool arrive_last(int *ticket, int active, int *flag) 
     return *flag;
 }
 
-// Returns component `d` of one query's output from its first `count` slots. Loads go to L2, where other blocks' results
-// are; a first-level cache could hold older ones.
+// Returns component `d` of one query's output from its first `count` slots, of which one sees something. Loads go to
+// L2, where other blocks' results are; a first-level cache could hold older ones.
 template <int head_size>
 __device__ __forceinline__ float merge(const float *slots, int count, int d) {
     constexpr int step = Shape<head_size>::partial_floats;
     float m = -FLOAT_INFINITY;
     for (int i = 0; i < count; i++) m = fmaxf(m, __ldcg(slots + i * step + head_size));
     float sum = 0.0f, weight = 0.0f;
-    for (int i = 0; i < count; i++) {
-        const float l = __ldcg(slots + i * step + head_size + 1);
-        if (l != 0.0f) {  // a split in which this query sees nothing has m = -inf
-            float factor = exp2f(__ldcg(slots + i * step + head_size) - m);
-            weight = fmaf(factor, l, weight);
-            sum = fmaf(factor, __ldcg(slots + i * step + d), sum);
-        }
+    for (int i = 0; i < count; i++) {  // where the query sees nothing of a split, m = -inf, and l and the sums are 0
+        const float factor = exp2f(__ldcg(slots + i * step + head_size) - m);
+        weight = fmaf(factor, __ldcg(slots + i * step + head_size + 1), weight);
+        sum = fmaf(factor, __ldcg(slots + i * step + d), sum);
     }
     return sum / weight;
 }

@@ -27,6 +27,8 @@ __device__ __forceinline__ void step(const half *qkv, half *key_cache, half *val
 
     const int thread = threadIdx.x, lane = thread & 31, warp = thread >> 5;
     const int split = blockIdx.x, head = blockIdx.y, row = blockIdx.z, heads = gridDim.y;
+    wait_for_prerequisites();
+    launch_dependents();
     const int first = lengths[row] - prefix_length, end = first + 1;
     half *result = out + (static_cast<size_t>(row) * heads + head) * head_size;
     if (first < 0 || first >= capacity) {  // an idle row

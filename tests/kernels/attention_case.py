@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,26 +11,40 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tests.kernels.shim.shim import CSRC, ShimLibrary, address, device_array, load
-from trt_vqgan.kernels.launches.cached_attention import AttentionPlan, cached_attention
+from trt_vqgan.kernels.launch import Launch
+from trt_vqgan.kernels.launches.cached_attention import (
+    AttentionPlan,
+    PrefixAddresses,
+    cached_attention,
+    shared_rows,
+)
+from trt_vqgan.kernels.reference.cached_attention import SharedPrefix
 from trt_vqgan.kernels.reference.cached_attention import cached_attention as definition
 
 Array = NDArray[Any]
 
 
-def load_for(source: str | Path, *head_sizes: int) -> ShimLibrary:
-    """Return the kernels of ``source`` for some head sizes only, which compile sooner."""
-    return load([source], defines=[f"FOR_EACH_HEAD_SIZE(instance)={' '.join(f'instance({d})' for d in head_sizes)}"])
+def load_for(*head_sizes: int, sources: Sequence[str | Path]) -> ShimLibrary:
+    """Return the kernels of ``sources`` for some head sizes only, which compile sooner."""
+    return load(sources, defines=[f"FOR_EACH_HEAD_SIZE(instance)={' '.join(f'instance({d})' for d in head_sizes)}"])
 
 
-def with_fault(folder: Path, source: str, right: str, wrong: str, *, head_size: int) -> ShimLibrary:
-    """Return the kernels of ``source`` for one head size, with the only occurrence of ``right`` made ``wrong``."""
+def with_fault(
+    folder: Path, source: str, right: str, wrong: str, *, head_size: int, queries: int = 16, beside: Sequence[str] = ()
+) -> ShimLibrary:
+    """Return the kernels of ``source`` and of those ``beside`` it for one head size, with a planted fault.
+
+    The only occurrence of ``right`` in ``source`` or a header of its own is made ``wrong``. Of the kernels for several
+    tokens, which compile slowly, only those for ``queries`` are there.
+    """
     text = (CSRC / source).read_text()
     while include := re.search(r'#include "(cached_attention\w*\.cuh)"', text):
         text = text.replace(include[0], (CSRC / include[1]).read_text().replace("#pragma once", ""))
     assert text.count(right) == 1, f"{right!r} stands {text.count(right)} times in {source}"
+    text = text.replace(f"TOKENS_KERNEL({80 - queries}, head_size)", "")
     path = folder / source
     path.write_text(text.replace(right, wrong))
-    return load_for(path, head_size)
+    return load_for(head_size, sources=[path, *beside])
 
 
 class AttentionCase:
@@ -37,27 +52,40 @@ class AttentionCase:
 
     `run` launches the kernels, then `check` holds all that they wrote to the definition. Rows may go on: `advance`
     draws the next tokens.
+
+    Parameters
+    ----------
+    lengths : of each row, a shared prefix included.
+    group : whose prefix each row continues, if the plan has one.
     """
 
-    def __init__(self, plan: AttentionPlan, lengths: list[int], *, seed: int = 0) -> None:
+    def __init__(
+        self, plan: AttentionPlan, lengths: list[int], *, group: list[int] | None = None, seed: int = 0
+    ) -> None:
         self.plan = plan
         self._rng = np.random.default_rng(seed)
         self.lengths = device_array(np.array(lengths, np.int32))
         shape = (plan.batch, plan.heads, plan.capacity, plan.head_size)
-        self.keys, self.values = (device_array(self._random(shape)) for _ in range(2))
+        self.keys, self.values = self._random(shape), self._random(shape)
         for row, length in enumerate(lengths):
-            self.keys[row, :, max(length, 0) :] = np.nan
-            self.values[row, :, max(length, 0) :] = np.nan
+            self.keys[row, :, max(length - plan.prefix_length, 0) :] = np.nan
+            self.values[row, :, max(length - plan.prefix_length, 0) :] = np.nan
+        self.prefix: SharedPrefix | None = None
+        if group is not None:
+            groups = np.array(group, np.int32)
+            shape = (max(group) + 1, plan.heads, plan.prefix_length, plan.head_size)
+            self.prefix = SharedPrefix(keys=self._random(shape), values=self._random(shape), group=groups)
+            self.members = device_array(shared_rows(groups, sets=plan.prefix_sets))
         self.partials = device_array(np.full(plan.partial_floats, np.nan, np.float32))
         self.tickets = device_array(np.zeros(plan.tickets, np.int32))
         self._draw_tokens()
 
     def _random(self, shape: tuple[int, ...]) -> Array:
-        return self._rng.standard_normal(shape).astype(np.float16)
+        return device_array(self._rng.standard_normal(shape).astype(np.float16))
 
     def _draw_tokens(self) -> None:
         plan = self.plan
-        self.qkv = device_array(self._random((plan.batch, plan.tokens, 3, plan.heads, plan.head_size)))
+        self.qkv = self._random((plan.batch, plan.tokens, 3, plan.heads, plan.head_size))
         self.out = device_array(np.full((plan.batch, plan.tokens, plan.heads * plan.head_size), np.nan, np.float16))
 
     def advance(self, by: int = 1) -> None:
@@ -65,12 +93,16 @@ class AttentionCase:
         self.lengths += np.int32(by)
         self._draw_tokens()
 
-    def run(self, library: ShimLibrary, *, seed: int = 0) -> None:
-        """Launch the kernels once, and keep what the definition makes of the same arrays."""
-        keys, values, out = np.array(self.keys), np.array(self.values), np.empty(self.out.shape, np.float32)
-        definition(np.array(self.qkv), keys, values, np.array(self.lengths), out)
-        self._wanted = keys, values, out
-        launches = cached_attention(
+    def launches(self) -> tuple[Launch, ...]:
+        """Return the plan's launches on these arrays."""
+        addresses = None
+        if self.prefix is not None:
+            addresses = PrefixAddresses(
+                keys=int(address(self.prefix.keys)),
+                values=int(address(self.prefix.values)),
+                members=int(address(self.members)),
+            )
+        return cached_attention(
             self.plan,
             qkv=int(address(self.qkv)),
             key_cache=int(address(self.keys)),
@@ -79,8 +111,23 @@ class AttentionCase:
             out=int(address(self.out)),
             partials=int(address(self.partials)),
             tickets=int(address(self.tickets)),
+            prefix=addresses,
         )
-        for launch in launches:
+
+    def run(self, library: ShimLibrary, *, seed: int = 0) -> None:
+        """Launch the kernels once, and keep what the definition makes of the same arrays."""
+        keys, values, out = np.array(self.keys), np.array(self.values), np.empty(self.out.shape, np.float32)
+        definition(
+            np.array(self.qkv),
+            keys,
+            values,
+            np.array(self.lengths),
+            out,
+            num_unmasked=self.plan.num_unmasked,
+            prefix=self.prefix,
+        )
+        self._wanted = keys, values, out
+        for launch in self.launches():
             library.launch(launch, seed=seed)
 
     def check(self, tolerance: float) -> float:
