@@ -18,7 +18,7 @@ FloatArray = npt.NDArray[np.float32]
 SCORE_BYTES = 64 << 20
 """Bound on one layer's attention scores in a prefill; larger batches are split."""
 
-PIECE = 128
+PIECE = 192
 """Positions of one row in one run of a long prefill. Each run computes all pairs of its positions and all visible ones,
 and masked pairs cost several times as much in softmax as others, because their exponentials underflow."""
 

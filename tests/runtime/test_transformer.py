@@ -100,9 +100,9 @@ def test_runs_of_a_long_prefill(model: SmallModel) -> None:
     engine = model.engine  # two heads of 32, two threads
     assert engine.runs(0, 1, batch=1) == [(0, 1)]
     assert engine.runs(7, 8, batch=1) == [(6, 8)], "a run of one position has other bits"
-    assert engine.runs(0, 392, batch=1) == [(0, 128), (128, 256), (256, 392)]
+    assert engine.runs(0, 392, batch=1) == [(0, 192), (192, 392)]
     assert engine.runs(100, 230, batch=1) == [(100, 230)]
-    assert engine.runs(0, 300, batch=1, num_unmasked=150) == [(0, 150), (150, 300)]
+    assert engine.runs(0, 400, batch=1, num_unmasked=250) == [(0, 250), (250, 400)]
 
 
 def test_runs_are_widened_on_many_threads(tmp_path: Path) -> None:
