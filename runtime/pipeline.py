@@ -21,6 +21,7 @@ from trt_vqgan.runtime.condition_encoder import ClassIds, ConditionEncoder
 from trt_vqgan.runtime.editing import paste
 from trt_vqgan.runtime.fitting import Fit, check_fit
 from trt_vqgan.runtime.large_pictures import Windows, picture_size, window_condition
+from trt_vqgan.runtime.memory import check_picture_memory
 from trt_vqgan.runtime.picture_arrays import picture_maps
 from trt_vqgan.runtime.requests import (
     GenerateArguments,
@@ -183,18 +184,28 @@ class Pipeline:
         self._check_open()
         return self._autoencoder.encode(picture_maps(images, self.spec.autoencoder))
 
-    def decode(self, codes: npt.ArrayLike) -> ImageArray:
+    def decode(self, codes: npt.ArrayLike, *, tiles: bool = False) -> ImageArray:
         """Return pictures uint8 (B, H, W, C) of codes, integers (B, h, w) or (h, w) in raster order.
+
+        Parameters
+        ----------
+        tiles : decode in overlapping tiles, in bounded memory: nearly the same pixels.
 
         Raises
         ------
-        ShapeError : another shape or dtype, or a code outside the codebook.
+        ShapeError : another shape or dtype, a code outside the codebook, or more memory needed than there is.
         """
         self._check_open()
         array = np.asarray(codes)
         if not np.issubdtype(array.dtype, np.integer):
             raise ShapeError(f"decode: found {array.dtype}, wanted integer codes")
-        return self._autoencoder.decode((array[None] if array.ndim == 2 else array).astype(np.int64))
+        grids = (array[None] if array.ndim == 2 else array).astype(np.int64)
+        if grids.ndim == 3 and grids.size:
+            factor = self.spec.autoencoder.factor
+            check_picture_memory(
+                self.spec.autoencoder, grids.shape[2] * factor, grids.shape[1] * factor, tiled=tiles
+            )
+        return self._decode_all(grids, tiles=tiles)
 
     def encode_condition(
         self,
@@ -315,8 +326,8 @@ class Pipeline:
             slides over the larger grid, by the published rule.
         window_plan : "exact" shares work between windows, "plain" computes each by itself; the same codes.
         window_shift : codes between two windows, 1 as published; up to half a window, faster and an approximation.
-        memory_bytes : bound on the windows' caches; windows beyond it are computed again, which
-            `Result.window_report` says.
+        memory_bytes : bound on the windows' caches, by default three quarters of the available memory. Within it fewer
+            pictures are made at once, and beyond it windows are computed again, which `Result.window_report` says.
         decode_tiles : decode in overlapping tiles, in bounded memory: nearly the same pixels.
 
         Raises
@@ -373,14 +384,15 @@ class Pipeline:
 
     def _decode(self, codes: Int64Array, *, tiles: bool) -> ImageArray:
         """Return the picture uint8 (H, W, C) of codes int64 (h, w)."""
-        spec = self.spec.autoencoder
-        images = (
-            decode_tiled(self._autoencoder, codes[None], tile=default_tile(spec), overlap=default_overlap(spec))
-            if tiles
-            else self._autoencoder.decode(codes[None])
-        )
-        picture: ImageArray = images[0]
+        picture: ImageArray = self._decode_all(codes[None], tiles=tiles)[0]
         return picture
+
+    def _decode_all(self, codes: Int64Array, *, tiles: bool) -> ImageArray:
+        """Return pictures uint8 (B, H, W, C) of codes int64 (B, h, w)."""
+        spec = self.spec.autoencoder
+        if tiles:
+            return decode_tiled(self._autoencoder, codes, tile=default_tile(spec), overlap=default_overlap(spec))
+        return self._autoencoder.decode(codes)
 
     def _decode_unfinished(self, codes: Int64Array) -> ImageArray:
         """Return the picture uint8 (H, W, C) of codes (h, w) of which some are `FREE`: those are grey.

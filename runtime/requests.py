@@ -28,6 +28,7 @@ from trt_vqgan.runtime.memory import check_picture_memory
 from trt_vqgan.runtime.picture_arrays import uint8_pictures
 from trt_vqgan.runtime.sampler import Sampling
 from trt_vqgan.runtime.window_generator import Plan, WindowReport, check_windows
+from trt_vqgan.runtime.window_memory import within_memory
 
 Int64Array = npt.NDArray[np.int64]
 ImageArray = npt.NDArray[np.uint8]
@@ -194,6 +195,10 @@ class RequestReader:
         init = self._init(arguments)
         picture = picture_size(arguments.get("size"), self._manifest.model)
         windows = self._windows(arguments, picture)
+        if windows is not None:
+            model = self._manifest.model
+            width, rows = picture[1] // model.autoencoder.factor, 1 if guidance is None else 2
+            size, windows = within_memory(model, windows, width, batch_size=size, rows_a_picture=rows)
         tokens = self._tokens(arguments, n, fit, picture, windows)
         count = n if n is not None else max(len(tokens), _rows(init), _rows(arguments.get("kept_codes"), grid=True))
         if not 0 <= first <= MAX_PICTURES - count:

@@ -152,6 +152,19 @@ def test_several_pictures_in_one_file(demo_bundle: Path, made: tuple[Path, dict]
     assert not (tmp_path / "d.npz").exists()
 
 
+def test_decoding_in_tiles(demo_bundle: Path, tmp_path: Path) -> None:
+    codes = np.add.outer(np.arange(4), np.arange(56)) // 7  # wider than a frame of 48
+    np.savez(tmp_path / "c.npz", codes=codes[None])
+    for name, options in (("whole", []), ("tiles", ["--decode-tiles"])):
+        succeed("decode", demo_bundle, tmp_path / "c.npz", "-o", tmp_path / f"{name}.png", *options)
+    whole, tiles = read_image(tmp_path / "whole.png"), read_image(tmp_path / "tiles.png")
+    assert whole.shape == tiles.shape == (32, 448, 3)
+    assert (whole != tiles).any()
+    np.savez(tmp_path / "large.npz", codes=np.zeros((1, 2, 1 << 20), int))
+    message = fail("decode", demo_bundle, tmp_path / "large.npz", "-o", tmp_path / "l.png", "--decode-tiles")
+    assert "8388608x16 is 134217728 pixels" in message
+
+
 def test_codes_out_of_range(demo_bundle: Path, tmp_path: Path) -> None:
     np.savez(tmp_path / "c.npz", codes=np.full((1, 2, 2), 1024))
     assert "1024" in fail("decode", demo_bundle, tmp_path / "c.npz", "-o", tmp_path / "out")

@@ -17,6 +17,7 @@ from trt_vqgan.export.checkpoint import open_checkpoint
 from trt_vqgan.export.gpt_modules import load_gpt
 from trt_vqgan.runtime.layouts import layout_tokens, read_layouts, window_crop
 from trt_vqgan.runtime.pipeline import Pipeline
+from trt_vqgan.runtime.window_memory import window_bytes
 
 SIZE = (48, 40)  # width and height in pixels: 12 x 10 codes, the training grid is 8 x 8
 NULL = 4
@@ -118,10 +119,11 @@ def test_coordinates_of_the_whole_picture(tmp_path: Path) -> None:
 def test_a_picture_does_not_depend_on_its_neighbours_or_the_memory(of_class: Model) -> None:
     pipe = of_class.pipe
     wanted = pipe.generate(n=3, seed=4, size=SIZE)
-    for options in ({"batch_size": 1}, {"batch_size": 2}, {"memory_bytes": 0}, {"window_plan": "plain"}):
+    one = window_bytes(pipe.spec)
+    for options in ({"batch_size": 1}, {"batch_size": 2}, {"memory_bytes": one}, {"window_plan": "plain"}):
         found = pipe.generate(n=3, seed=4, size=SIZE, **options)
         np.testing.assert_array_equal(found.codes, wanted.codes)
-    assert pipe.generate(seed=4, size=SIZE, memory_bytes=0).window_report.windows_recomputed > 0
+    assert pipe.generate(seed=4, size=SIZE, memory_bytes=one).window_report.windows_recomputed > 0
     assert wanted.window_report.windows_recomputed == 0
 
 
@@ -176,6 +178,7 @@ def test_a_shifted_window_is_another_picture_of_the_same_size(of_class: Model) -
         ({"size": SIZE, "window_shift": 5}, "window shift: found 5, wanted 1 to 4"),
         ({"size": SIZE, "window_plan": "fast"}, "window_plan"),
         ({"size": SIZE, "memory_bytes": -1}, "memory_bytes"),
+        ({"size": SIZE, "memory_bytes": 1000}, "one window's cache takes 1 MB, found 1 MB; wanted at least that"),
         ({"size": SIZE, "kept_codes": np.zeros((8, 8), int)}, r"wanted integers \(B, 10, 12\)"),
     ],
 )
@@ -204,7 +207,8 @@ def test_guidance_follows_its_formula_in_every_window(guided: Model, scale: floa
 def test_guided_pictures_do_not_depend_on_their_neighbours_or_the_memory(guided: Model) -> None:
     options: dict[str, Any] = {"class_id": [0, 1, 2], "seed": 4, "size": SIZE, "guidance": 2.5, "window_shift": 2}
     wanted = guided.pipe.generate(**options)
-    for change in ({"batch_size": 1}, {"memory_bytes": 0}, {"window_plan": "plain"}):
+    one = 2 * window_bytes(guided.pipe.spec)
+    for change in ({"batch_size": 1}, {"memory_bytes": one}, {"window_plan": "plain"}):
         np.testing.assert_array_equal(guided.pipe.generate(**(options | change)).codes, wanted.codes)
     kept = wanted.codes.copy()
     kept[:, 3:] = -1

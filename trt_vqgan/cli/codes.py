@@ -79,8 +79,11 @@ def encode(bundle: Path, images: tuple[Path, ...], out: Path, backend: str, thre
 @options.bundle_argument
 @click.argument("file", type=options.PATH, metavar="FILE.npz")
 @options.out_option
+@click.option("--decode-tiles", is_flag=True, help="Decode in overlapping tiles: less memory, nearly the same.")
 @options.running_options
-def decode(bundle: Path, file: Path, out: Path, backend: str, threads: int | None, as_json: bool) -> None:
+def decode(
+    bundle: Path, file: Path, out: Path, decode_tiles: bool, backend: str, threads: int | None, as_json: bool
+) -> None:
     """Write the pictures of the codes in FILE.npz into OUT (a folder, or OUT.png for one).
 
     FILE.npz holds `codes` (B, h, w), from `trt-vqgan encode` or from elsewhere.
@@ -101,7 +104,7 @@ def decode(bundle: Path, file: Path, out: Path, backend: str, threads: int | Non
             )
         with PicturesProgress(len(codes), quiet=as_json) as progress:
             for row, path in zip(codes, paths, strict=True):
-                picture = pipeline.decode(row[None])[0]
+                picture = pipeline.decode(row[None], tiles=decode_tiles)[0]
                 if size is not None:
                     picture = picture[: size[0], : size[1]]
                 write_png(path, picture)

@@ -128,7 +128,7 @@ def generate(
             made = "1 picture" if count == 1 else f"{count} pictures"
             again_said = ""
             if report["windows_recomputed"]:
-                again_said = f"; {report['windows_recomputed']} windows were computed again to stay within --memory"
+                again_said = f"; {report['windows_recomputed']} windows were computed again to stay within memory"
             click.echo(f"{made} in {out} ({options.say_backend(pipeline)}, {codes_per_second:.0f} codes/s{again_said})")
 
 

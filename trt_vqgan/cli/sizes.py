@@ -21,7 +21,8 @@ def size_options(function: Any) -> Any:
             "--memory",
             type=click.FloatRange(min=0),
             metavar="GB",
-            help="Bound on the windows' caches; what doesn't fit is computed again.  [default: none]",
+            help="Bound on the windows' caches: fewer pictures at once, and what still doesn't fit is computed again.  "
+            "[default: three quarters of what is available]",
         ),
         click.option(
             "--window-shift",
