@@ -4,7 +4,7 @@
 //
 // For 16 < D <= 512, three kernels:
 //   nearest_code_rows   centres, scales and rounds the latents to half, and measures their lengths.
-//                       Grid: rows / 16. Block: 256. Moves 6 D bytes a row (10 D from planes); limit: memory.
+//                       Grid: rows / 8. Block: 256. Moves 6 D bytes a row; limit: memory.
 //   nearest_code_tiles  scores s = z.e - |e|^2 / 2 on tensor cores. Of each row and tile of 64 codes it writes the best
 //                       score, with the code in its six lowest bits, and the runner-up; distances are never written.
 //                       Grid: (rows / 128, splits of the codebook). Block: 128 (64 for D > 256). Multiplies
@@ -34,11 +34,6 @@ constexpr float kSafeLength = 1e18f;
 
 namespace {
 
-// Where value (row, i) of the latents lies: planes (B, D, plane), which are rows (M, D) for plane = 1.
-__device__ __forceinline__ size_t latent_index(int row, int i, int dim, int plane) {
-    return (static_cast<size_t>(row / plane) * dim + i) * plane + row % plane;
-}
-
 __device__ __forceinline__ float power_of_two(int exponent) {
     return __int_as_float((exponent + 127) << 23);
 }
@@ -67,52 +62,41 @@ __device__ __forceinline__ void keep_nearest_of_warp(float &distance, int &code)
 
 }  // namespace
 
-// z: float32 planes (B, dim, plane); centre (dim). Writes, for rows first_row to first_row + rows - 1: halves (rows,
-// padded_dim), lengths (rows) = s |z'| rounded up, inf for a row that takes all codes, NaN for one that is not finite;
-// exponents (rows) = log2 s; and, where copy is given, copy (rows, dim) float32. Shared: 16 (dim + 1) floats.
+// z (rows, dim) float32; centre (dim). Writes halves (rows, padded_dim); lengths (rows) = s |z'| rounded up, inf for a
+// row that takes all codes, NaN for one that is not finite; exponents (rows) = log2 s. A warp a row.
 extern "C" __global__ void __launch_bounds__(256)
     nearest_code_rows(const float *__restrict__ z, const float *__restrict__ centre, half *__restrict__ halves,
-                      float *__restrict__ lengths, int *__restrict__ exponents, float *__restrict__ copy, int first_row,
-                      int rows, int dim, int padded_dim, int plane, int codebook_exponent) {
-    DYNAMIC_SHARED(float, staged);
-    const int first = blockIdx.x * kRowsAtOnce, count = min(kRowsAtOnce, rows - first), stride = dim + 1;
-    for (int k = threadIdx.x; k < count * dim; k += 256) {
-        int row = plane == 1 ? k / dim : k % count, i = plane == 1 ? k % dim : k / count;
-        staged[row * stride + i] = z[latent_index(first_row + first + row, i, dim, plane)];
+                      float *__restrict__ lengths, int *__restrict__ exponents, int rows, int dim, int padded_dim,
+                      int codebook_exponent) {
+    const int lane = threadIdx.x & 31, row = blockIdx.x * 8 + (threadIdx.x >> 5);
+    if (row >= rows) return;
+    const float *values = z + static_cast<size_t>(row) * dim;
+    unsigned largest = 0, raw = 0;  // bits of the largest |z'| and |z|; inf and NaN are above every number
+    for (int i = lane; i < dim; i += 32) {
+        largest = max(largest, __float_as_uint(__fsub_rn(values[i], centre[i])) & 0x7fffffffu);
+        raw = max(raw, __float_as_uint(values[i]) & 0x7fffffffu);
     }
-    __syncthreads();
-    const int lane = threadIdx.x & 31;
-    for (int row = threadIdx.x >> 5; row < count; row += 8) {
-        const float *values = staged + row * stride;
-        unsigned largest = 0;  // bits of the largest |z'|; inf and NaN are above every number
-        for (int i = lane; i < dim; i += 32)
-            largest = max(largest, __float_as_uint(__fsub_rn(values[i], centre[i])) & 0x7fffffffu);
-        // also where a value is inf or NaN but its difference to the centre overflows or not
-        unsigned raw = 0;
-        for (int i = lane; i < dim; i += 32) raw = max(raw, __float_as_uint(values[i]) & 0x7fffffffu);
 #pragma unroll
-        for (int offset = 16; offset; offset >>= 1) {
-            largest = max(largest, __shfl_xor_sync(~0u, largest, offset));
-            raw = max(raw, __shfl_xor_sync(~0u, raw, offset));
-        }
-        const int wanted = 5 - (static_cast<int>(largest >> 23) - 127);  // the largest becomes 32 to 64
-        const int exponent = max(max(-100, codebook_exponent - 40), min(min(100, codebook_exponent + 40), wanted));
-        const bool usable = raw < 0x7f800000u && largest < 0x7f800000u && exponent <= wanted;
-        const float scale = power_of_two(exponent);
-        float square = 0.f;
-        for (int i = lane; i < padded_dim; i += 32) {
-            float value = usable && i < dim ? __fsub_rn(values[i], centre[i]) * scale : 0.f;
-            square += value * value;
-            halves[static_cast<size_t>(first + row) * padded_dim + i] = __float2half_rn(value);
-            if (copy && i < dim) copy[static_cast<size_t>(first + row) * dim + i] = values[i];
-        }
+    for (int offset = 16; offset; offset >>= 1) {
+        largest = max(largest, __shfl_xor_sync(~0u, largest, offset));
+        raw = max(raw, __shfl_xor_sync(~0u, raw, offset));
+    }
+    const int wanted = 5 - (static_cast<int>(largest >> 23) - 127);  // the largest becomes 32 to 64
+    const int exponent = max(max(-100, codebook_exponent - 40), min(min(100, codebook_exponent + 40), wanted));
+    const bool usable = raw < 0x7f800000u && largest < 0x7f800000u && exponent <= wanted;
+    const float scale = power_of_two(exponent);
+    float square = 0.f;
+    for (int i = lane; i < padded_dim; i += 32) {
+        float value = usable && i < dim ? __fsub_rn(values[i], centre[i]) * scale : 0.f;
+        square += value * value;
+        halves[static_cast<size_t>(row) * padded_dim + i] = __float2half_rn(value);
+    }
 #pragma unroll
-        for (int offset = 16; offset; offset >>= 1) square += __shfl_xor_sync(~0u, square, offset);
-        if (lane == 0) {
-            float length = usable ? 1.0002f * sqrtf(square) : FLOAT_INFINITY;  // float32 sums err by far less
-            lengths[first + row] = raw < 0x7f800000u ? length : __int_as_float(0x7fffffff);
-            exponents[first + row] = exponent;
-        }
+    for (int offset = 16; offset; offset >>= 1) square += __shfl_xor_sync(~0u, square, offset);
+    if (lane == 0) {
+        float length = usable ? 1.0002f * sqrtf(square) : FLOAT_INFINITY;  // float32 sums err by far less
+        lengths[row] = raw < 0x7f800000u ? length : __int_as_float(0x7fffffff);
+        exponents[row] = exponent;
     }
 }
 
@@ -360,18 +344,18 @@ extern "C" __global__ void __launch_bounds__(256, 4)
     }
 }
 
-// z: float32 planes (B, dim, plane); transposed (dim, stride) float32, NaN beyond the last code. Writes codes (rows).
+// z (rows, dim) float32; transposed (dim, stride) float32, NaN beyond the last code. Writes codes (rows).
 // Shared: dim x 8 floats for the latents, then 8 x 8 floats and 8 x 8 ints.
 extern "C" __global__ void __launch_bounds__(256)
     nearest_code_exact(const float *__restrict__ z, const float *__restrict__ transposed, int *__restrict__ codes,
-                       int rows, int dim, int size, int stride, int plane) {
+                       int rows, int dim, int size, int stride) {
     DYNAMIC_SHARED(float, latents);
     float *distances = latents + dim * kExactRows;
     int *found = reinterpret_cast<int *>(distances + 8 * kExactRows);
     const int first = blockIdx.x * kExactRows, lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
     for (int k = threadIdx.x; k < dim * kExactRows; k += 256) {
-        int row = first + k % kExactRows, i = k / kExactRows;
-        latents[k] = row < rows ? z[latent_index(row, i, dim, plane)] : 0.f;
+        int row = first + k / dim, i = k % dim;
+        latents[i * kExactRows + k / dim] = row < rows ? z[static_cast<size_t>(row) * dim + i] : 0.f;
     }
     __syncthreads();
     float nearest[kExactRows];

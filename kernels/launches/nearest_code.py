@@ -23,26 +23,22 @@ class NearestCodePlan:
     ----------
     codebook : from `trt_vqgan.kernels.packed_codebook.pack_codebook`.
     rows : M, the number of latents.
-    plane : latents are float32 planes (M / plane, D, plane), as an encoder's output (B, D, h w); 1 for rows (M, D).
     multiprocessors : of the device; chooses in how many parts the codebook is split.
     shared_limit : dynamic shared memory that a block may have, in bytes (sm_86, 89, 120: 101376).
 
     Raises
     ------
-    ShapeError : no rows, or rows that are no multiple of ``plane``.
+    ShapeError : no rows.
     """
 
     codebook: PackedCodebook
     rows: int
-    plane: int = 1
     multiprocessors: int
     shared_limit: int
 
     def __post_init__(self) -> None:
-        if self.rows < 1 or self.plane < 1 or self.rows % self.plane:
-            raise ShapeError(
-                f"nearest_code: found {self.rows} rows in planes of {self.plane}, wanted at least one whole plane"
-            )
+        if self.rows < 1:
+            raise ShapeError(f"nearest_code: found {self.rows} latents, wanted at least one")
 
     @property
     def workspace_bytes(self) -> int:
@@ -54,18 +50,19 @@ class NearestCodePlan:
 
         Parameters
         ----------
-        z, codebook, codes, workspace : addresses on the device: latents, the packed codebook's memory, the result.
+        z, codebook, codes, workspace : addresses on the device: latents float32 (M, D), the packed codebook's
+            memory, the result.
         looks : int32 (M,) that takes how many codes of each latent could be nearest, or 0; tensor-core depths only.
         """
         packed = self.codebook
         if not packed.uses_tensor_cores:
             return (self._exact(z, codebook, codes),)
-        halves, lengths, exponents, copy, results, _ = (workspace + offset for offset in self._workspace())
+        halves, lengths, exponents, results, _ = (workspace + offset for offset in self._workspace())
         made: list[Launch] = []
         for first in range(0, self.rows, _ROWS_AT_ONCE):
             rows = min(_ROWS_AT_ONCE, self.rows - first)
-            values = copy if self.plane > 1 else z + 4 * first * packed.dim
-            made.append(self._rows(z, codebook, halves, lengths, exponents, copy, first, rows))
+            values = z + 4 * first * packed.dim
+            made.append(self._rows(values, codebook, halves, lengths, exponents, rows))
             made.append(self._tiles(codebook, halves, exponents, results, rows))
             made.append(
                 Launch(
@@ -94,16 +91,15 @@ class NearestCodePlan:
         return tuple(made)
 
     def _workspace(self) -> tuple[int, ...]:
-        """Return the offsets of halves, lengths, exponents, copy and results, and the end."""
+        """Return the offsets of halves, lengths, exponents and results, and the end."""
         packed = self.codebook
         if not packed.uses_tensor_cores:
-            return (0, 0, 0, 0, 0, 0)
+            return (0, 0, 0, 0, 0)
         rows = min(self.rows, _ROWS_AT_ONCE)
         sizes = (
             rows * packed.padded_dim * 2,
             rows * 4,
             rows * 4,
-            rows * packed.dim * 4 if self.plane > 1 else 0,
             rows * packed.tiles * 8,
         )
         offsets = [0]
@@ -129,31 +125,25 @@ class NearestCodePlan:
                 np.int32(packed.dim),
                 np.int32(packed.size),
                 np.int32(packed.stride),
-                np.int32(self.plane),
             ),
         )
 
-    def _rows(
-        self, z: int, codebook: int, halves: int, lengths: int, exponents: int, copy: int, first: int, rows: int
-    ) -> Launch:
+    def _rows(self, z: int, codebook: int, halves: int, lengths: int, exponents: int, rows: int) -> Launch:
         packed = self.codebook
         return Launch(
             kernel="nearest_code_rows",
-            grid=(-(-rows // 16), 1, 1),
+            grid=(-(-rows // 8), 1, 1),
             block=(256, 1, 1),
-            shared_bytes=16 * (packed.dim + 1) * 4,
+            shared_bytes=0,
             arguments=(
                 np.uint64(z),
                 np.uint64(codebook + packed.centre),
                 np.uint64(halves),
                 np.uint64(lengths),
                 np.uint64(exponents),
-                np.uint64(copy if self.plane > 1 else 0),
-                np.int32(first),
                 np.int32(rows),
                 np.int32(packed.dim),
                 np.int32(packed.padded_dim),
-                np.int32(self.plane),
                 np.int32(packed.exponent),
             ),
         )
