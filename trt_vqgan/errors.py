@@ -30,7 +30,7 @@ class ParityError(TrtVqganError):
 
 
 class BuildError(TrtVqganError):
-    """A TensorRT engine can't be built."""
+    """A TensorRT engine or the CUDA kernels can't be built."""
 
 
 class EngineMismatchError(TrtVqganError):
