@@ -26,7 +26,7 @@ struct SamplingRow {
     float top_p;
     int32_t greedy;
     float guidance_scale;
-    int32_t codebook_size;  // only so many logits are drawn from
+    int32_t codebook_size;  // only so many logits are drawn from, at most V
 };
 
 constexpr int kBins = 256;
@@ -76,6 +76,12 @@ struct Likelihood {
     float maximum;
     float rate;
 
+    // Makes the compiler compute weights again from here on, rather than keep those of all keys in registers.
+    __device__ __forceinline__ void forget() {
+#ifdef __CUDACC__
+        asm volatile("" : "+f"(rate));
+#endif
+    }
     __device__ __forceinline__ float exponent(uint32_t key) const {
         return __fmul_rn(__fadd_rn(logit_of(key), -maximum), rate);
     }
@@ -198,12 +204,13 @@ __device__ __forceinline__ void find_digit(Shared *shared, uint64_t above, uint6
 // `budget`, which is below their total; `above` gets the amount of larger keys. The amount of a key is its weight,
 // or 1.
 template <bool kByWeight, int kItems>
-__device__ __forceinline__ uint32_t crossing_key(Shared *shared, const Keys<kItems> &keys, const Likelihood &likelihood,
+__device__ __forceinline__ uint32_t crossing_key(Shared *shared, const Keys<kItems> &keys, Likelihood likelihood,
                                                  uint32_t lowest, uint64_t budget, uint64_t &above) {
     uint32_t bin = 0, prefix = 0, mask = 0;
     above = 0;
 #pragma unroll 1
     for (int shift = 32; shift >= 0; shift -= 8) {
+        likelihood.forget();
         if (threadIdx.x < kBins) {
             shared->low[threadIdx.x] = 0;
             shared->high[threadIdx.x] = 0;
@@ -299,6 +306,7 @@ __device__ __forceinline__ int draw(Shared *shared, const Logits &logits, const 
     const uint32_t first_rank = static_cast<uint32_t>(block_exclusive_sum(shared, equal, unused));
     uint64_t mine = 0, total;
     uint32_t rank = first_rank;
+    likelihood.forget();
 #pragma unroll
     for (int i = 0; i < keys.count(); i++) {
         uint32_t key = keys.at(i);
@@ -309,6 +317,7 @@ __device__ __forceinline__ int draw(Shared *shared, const Logits &logits, const 
     if (cumulative <= target && target < cumulative + mine) {  // one thread
         rank = first_rank;
         bool found = false;
+        likelihood.forget();
 #pragma unroll
         for (int i = 0; i < keys.count(); i++) {
             uint32_t key = keys.at(i);
@@ -347,8 +356,8 @@ __device__ __forceinline__ void sample_codes(const float *logits, int vocabulary
         const SamplingRow sampling = sampling_rows[picture];
         const float *given = logits + static_cast<size_t>(picture) * vocabulary;
         const float *without = guided ? given + static_cast<size_t>(batch) * vocabulary : nullptr;
-        code = draw<kItems>(shared, {given, without, sampling.guidance_scale, sampling.codebook_size}, sampling,
-                            pictures[picture], code_positions[column]);
+        code = draw<kItems>(shared, {given, without, sampling.guidance_scale, min(sampling.codebook_size, vocabulary)},
+                            sampling, pictures[picture], code_positions[column]);
     }
     const int length = lengths[picture] + 1;
     __syncthreads();  // all have read the state
@@ -373,7 +382,7 @@ __device__ __forceinline__ void sample_codes(const float *logits, int vocabulary
 }  // namespace
 
 #define SAMPLE_CODES_KERNEL(name, threads, items)                                                                      \
-    extern "C" __global__ void __launch_bounds__(threads)                                                              \
+    extern "C" __global__ void __launch_bounds__(threads, 1024 / threads)                                              \
         name(const float *logits, int vocabulary, const SamplingRow *sampling, const uint32_t *pictures,               \
              const uint32_t *code_positions, const int32_t *forced, int32_t *codes, int num_codes, int32_t *columns,   \
              const int32_t *ends, int32_t *lengths, int guided, const void *token_embedding,                           \

@@ -62,8 +62,9 @@ class DenseStep:
 def plan_dense_step(*, outputs: int, inputs: int, rows: int, multiprocessors: int) -> DenseStep:
     """Return how to multiply W (N, K) with ``rows`` rows.
 
-    K is split where tiles of outputs alone would give a multiprocessor fewer than two blocks, as long as a warp keeps
-    two tiles of 32 k; and where the activations need more than 48 KB of shared memory.
+    K is split where tiles of outputs alone would leave a multiprocessor without a block, as long as a warp keeps two
+    tiles of 32 k; and where the activations need more than 48 KB of shared memory. Not more: one block keeps as much in
+    flight as a multiprocessor's share of the bandwidth asks for, and merging splits takes about a microsecond.
 
     Raises
     ------
@@ -78,7 +79,7 @@ def plan_dense_step(*, outputs: int, inputs: int, rows: int, multiprocessors: in
         raise ShapeError(f"dense_step: found a matrix ({outputs}, {inputs}), wanted (N, K) with K a multiple of 8")
     blocks = -(-inputs // BLOCK_INPUTS)
     tiles = -(-outputs // TILE_OUTPUTS)
-    splits = min(-(-2 * multiprocessors // tiles), max(1, blocks // (2 * WARPS)))
+    splits = min(-(-multiprocessors // tiles), max(1, blocks // (2 * WARPS)))
     blocks_of_split = -(-blocks // splits)
     while _FIXED_SHARED_BYTES + _activation_bytes(rows, blocks_of_split) > _MAX_SHARED_BYTES:
         blocks_of_split = -(-blocks_of_split // 2)
