@@ -24,12 +24,12 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	find kernels -regex '.*\.\(cu\|cuh\|cpp\|hpp\|h\)' | xargs -r $(BIN)/clang-format --dry-run --Werror
+	find kernels -name '*.cu' -o -name '*.cuh' -o -name '*.cpp' -o -name '*.hpp' -o -name '*.h' | xargs -r $(BIN)/clang-format --dry-run --Werror
 
 format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
-	find kernels -regex '.*\.\(cu\|cuh\|cpp\|hpp\|h\)' | xargs -r $(BIN)/clang-format -i
+	find kernels -name '*.cu' -o -name '*.cuh' -o -name '*.cpp' -o -name '*.hpp' -o -name '*.h' | xargs -r $(BIN)/clang-format -i
 
 # At most ten minutes on two cores; what CI runs.
 test: $(READY)

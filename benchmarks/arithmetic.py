@@ -12,23 +12,27 @@ from trt_vqgan.export.key_shapes import autoencoder_shapes
 from trt_vqgan.spec import AutoencoderSpec, TransformerSpec
 
 INT8_BLOCK = 64
-BYTES_A_WEIGHT = {"fp32": 4.0, "int8": 1.0 + 4.0 / INT8_BLOCK}
-"""In memory: int8 weights carry one float32 scale for each block of 64."""
+PRECISIONS = ("fp32", "int8")
 
 
-def step_weight_bytes(spec: TransformerSpec, precision: str) -> int:
+def step_weight_bytes(spec: TransformerSpec, precision: str, *, scale_bytes: int = 4) -> int:
     """Return the bytes of the matrices that one decode step reads once, whatever the batch.
 
     Attention and MLP of each layer, 12 x width^2, and the head, V x width. Of the embeddings only single rows are read.
+
+    Parameters
+    ----------
+    precision : "fp32", or "int8": a byte a weight, and a scale for each block of 64.
+    scale_bytes : of a scale in memory.
 
     Raises
     ------
     SpecError : an unknown precision.
     """
-    if precision not in BYTES_A_WEIGHT:
-        raise SpecError(f"precision: found {precision!r}, wanted one of {', '.join(BYTES_A_WEIGHT)}")
+    if precision not in PRECISIONS:
+        raise SpecError(f"precision: found {precision!r}, wanted one of {', '.join(PRECISIONS)}")
     weights = 12 * spec.num_layers * spec.hidden_size**2 + spec.vocab_size * spec.hidden_size
-    return int(weights * BYTES_A_WEIGHT[precision])
+    return 4 * weights if precision == "fp32" else weights + weights * scale_bytes // INT8_BLOCK
 
 
 def prefill_operations(spec: TransformerSpec, *, batch: int, tokens: int, rows: int) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trt_vqgan.benchmarks.interleaving import PAUSE_SECONDS
-from trt_vqgan.runtime.transformer import Stepper, TransformerEngine
+from trt_vqgan.runtime.engine import Engine, Steps
 
 Int64Array = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float32]
@@ -36,9 +36,9 @@ class StepRunner(Protocol):
 class EngineSteps:
     """Decode steps of the runtime, as its code generator makes them."""
 
-    def __init__(self, engine: TransformerEngine, *, capacity: int) -> None:
+    def __init__(self, engine: Engine, *, capacity: int) -> None:
         self._engine, self._capacity = engine, capacity
-        self._stepper: Stepper | None = None
+        self._stepper: Steps | None = None
 
     def start(self, prefix: Int64Array) -> None:
         """Begin with a cache that holds ``prefix`` int64 (B, L)."""

@@ -6,19 +6,20 @@ import numpy as np
 
 from trt_vqgan.benchmarks.arithmetic import prefill_operations
 from trt_vqgan.benchmarks.context import Context
+from trt_vqgan.benchmarks.engines import MeasuredEngine, open_engines
 from trt_vqgan.benchmarks.interleaving import Work, in_turn
 from trt_vqgan.benchmarks.parity import LOGITS_FP32, Int64Array, Parity, compare_logits, judge
-from trt_vqgan.benchmarks.rows import OURS, TORCH, Row
+from trt_vqgan.benchmarks.rows import TORCH, Row
 from trt_vqgan.benchmarks.subjects import Subject
 from trt_vqgan.benchmarks.timings import latency, speedup
-from trt_vqgan.runtime.transformer import TransformerEngine
+from trt_vqgan.runtime.engine import Engine
 from trt_vqgan.spec import TransformerSpec
 
 TOKENS = 256
 
 
 def prefill_rows(subject: Subject, context: Context) -> list[Row]:
-    """Return a row a batch and precision, and one a batch for torch.
+    """Return a row a batch, precision and engine, and one a batch for torch.
 
     256 tokens (fewer where the model holds fewer) fill an empty cache, and logits come out for the last. Torch
     computes the logits of all tokens, as published.
@@ -26,10 +27,7 @@ def prefill_rows(subject: Subject, context: Context) -> list[Row]:
     spec = subject.spec.transformer
     assert spec is not None
     length = min(TOKENS, spec.max_seq_len)
-    engines = {}
-    for precision in subject.precisions:
-        context.say(f"{subject.name} prefill: loading {precision}")
-        engines[precision] = TransformerEngine(subject.transformer(precision), spec, threads=context.threads)
+    engines = open_engines(subject, context, what="prefill")
     rows = []
     for batch in context.batches:
         tokens = np.random.default_rng(0).integers(0, subject.spec.autoencoder.codebook_size, (batch, length))
@@ -38,9 +36,7 @@ def prefill_rows(subject: Subject, context: Context) -> list[Row]:
     return rows
 
 
-def _rows_of_batch(
-    subject: Subject, context: Context, engines: dict[str, TransformerEngine], tokens: Int64Array
-) -> list[Row]:
+def _rows_of_batch(subject: Subject, context: Context, engines: list[MeasuredEngine], tokens: Int64Array) -> list[Row]:
     spec = subject.spec.transformer
     assert spec is not None
     batch, length = tokens.shape
@@ -48,41 +44,41 @@ def _rows_of_batch(
     contenders: dict[str, Work] = {}
     if reference is not None:
         contenders[TORCH] = lambda: reference.prefill(tokens)
-    for precision, engine in engines.items():
-        contenders[precision] = lambda engine=engine: prefill_last(engine, tokens)  # type: ignore[misc]
+    for each in engines:
+        contenders[each.name] = lambda engine=each.engine: prefill_last(engine, tokens)  # type: ignore[misc]
     seconds = in_turn(contenders, rounds=context.repeats)
     rows = []
-    for name, times in seconds.items():
-        precision = "fp32" if name == TORCH else name
+    for engine in [None, *engines] if TORCH in seconds else engines:
+        times = seconds[TORCH if engine is None else engine.name]
         measured = latency(times)
         operations = prefill_operations(spec, batch=batch, tokens=length, rows=1)
         rows.append(
             Row(
                 what="prefill",
                 model=subject.name,
-                runner=TORCH if name == TORCH else OURS,
-                precision=precision,
+                runner=TORCH if engine is None else engine.runner,
+                precision="fp32" if engine is None else engine.precision,
                 batch=batch,
                 latency=measured,
                 rates={
                     "tokens/s": batch * length / (measured.mean_ms * 1e-3),
                     "GFLOP/s": operations / (measured.mean_ms * 1e6),
                 },
-                speedup=speedup(seconds[TORCH], times) if name != TORCH and TORCH in seconds else None,
-                parity=None if name == TORCH else _parity(context, engines[precision], tokens, precision),
+                speedup=speedup(seconds[TORCH], times) if engine is not None and TORCH in seconds else None,
+                parity=None if engine is None else _parity(context, engine.engine, tokens, engine.precision),
                 facts={"tokens": length, "operations": operations},
             )
         )
     return rows
 
 
-def prefill_last(engine: TransformerEngine, tokens: Int64Array) -> object:
+def prefill_last(engine: Engine, tokens: Int64Array) -> object:
     """Fill a new cache and return the logits of the last token, float32 (B, 1, V)."""
     cache = engine.new_cache(batch=len(tokens), capacity=tokens.shape[1])
     return engine.prefill(cache, tokens, rows=np.array([tokens.shape[1] - 1], dtype=np.int64), block=tokens.shape[1])
 
 
-def _parity(context: Context, engine: TransformerEngine, tokens: Int64Array, precision: str) -> Parity:
+def _parity(context: Context, engine: Engine, tokens: Int64Array, precision: str) -> Parity:
     """Compare all tokens' logits with torch's, or the last with those of a decode step where torch can't tell."""
     length = tokens.shape[1]
     cache = engine.new_cache(batch=len(tokens), capacity=length)

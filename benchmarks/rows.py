@@ -9,6 +9,9 @@ from trt_vqgan.benchmarks.parity import Parity
 from trt_vqgan.benchmarks.timings import Latency, Ratio
 
 OURS = "trt-vqgan"
+NATIVE = "native"
+"""Our CPU kernels; what `OURS` runs goes through ONNX Runtime."""
+
 TORCH = "torch"
 
 
@@ -20,7 +23,7 @@ class Row:
     ----------
     what : "step", "prefill", "sampler", "encode", "decode", "generate", "start-up", "memory" or "window".
     model : name of the model, such as "12x768".
-    runner : what ran: "trt-vqgan" or "torch".
+    runner : what ran: "trt-vqgan" (through ONNX Runtime), "native" (our CPU kernels) or "torch".
     precision : of the weights.
     batch : rows or pictures at once.
     latency : of one step, call or batch; None where no time was taken.

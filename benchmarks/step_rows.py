@@ -7,35 +7,33 @@ import numpy as np
 from trt_vqgan.benchmarks.arithmetic import step_weight_bytes
 from trt_vqgan.benchmarks.context import Context
 from trt_vqgan.benchmarks.decode_steps import EngineSteps, StepRunner, StepTimes, time_steps
+from trt_vqgan.benchmarks.engines import MeasuredEngine, open_engines
 from trt_vqgan.benchmarks.parity import LOGITS_FP32, FloatArray, Parity, compare_logits, judge
-from trt_vqgan.benchmarks.rows import OURS, TORCH, Row
+from trt_vqgan.benchmarks.rows import TORCH, Row
 from trt_vqgan.benchmarks.sequences import random_sequence
 from trt_vqgan.benchmarks.subjects import Subject
 from trt_vqgan.benchmarks.timings import latency, speedup
+from trt_vqgan.runtime.engine import Engine
 from trt_vqgan.runtime.kv_cache import KVCache
-from trt_vqgan.runtime.transformer import TransformerEngine
 from trt_vqgan.spec import TransformerSpec
 
 
 def step_rows(subject: Subject, context: Context) -> list[Row]:
-    """Return a row a batch and precision, and one a batch for torch.
+    """Return a row a batch, precision and engine, and one a batch for torch.
 
     A step appends one code to each row of the batch. All codes of a picture are stepped through, so that times are
     averages over short and long caches.
     """
     spec = subject.spec.transformer
     assert spec is not None
-    engines = {}
-    for precision in subject.precisions:
-        context.say(f"{subject.name} step: loading {precision}")
-        engines[precision] = TransformerEngine(subject.transformer(precision), spec, threads=context.threads)
+    engines = open_engines(subject, context, what="step")
     rows = []
     for batch in context.batches:
         rows += _rows_of_batch(subject, context, engines, batch)
     return rows
 
 
-def _rows_of_batch(subject: Subject, context: Context, engines: dict[str, TransformerEngine], batch: int) -> list[Row]:
+def _rows_of_batch(subject: Subject, context: Context, engines: list[MeasuredEngine], batch: int) -> list[Row]:
     spec, condition = subject.spec.transformer, subject.spec.condition
     assert spec is not None
     assert condition is not None
@@ -45,8 +43,8 @@ def _rows_of_batch(subject: Subject, context: Context, engines: dict[str, Transf
         from trt_vqgan.benchmarks.torch_baseline import TorchSteps
 
         runners[TORCH] = TorchSteps(context.reference)
-    for precision, engine in engines.items():
-        runners[precision] = EngineSteps(engine, capacity=tokens.shape[1])
+    for engine in engines:
+        runners[engine.name] = EngineSteps(engine.engine, capacity=tokens.shape[1])
     prefix = condition.num_tokens
     first_sample = len(context.bandwidth.samples)
     times = time_steps(
@@ -59,18 +57,19 @@ def _rows_of_batch(subject: Subject, context: Context, engines: dict[str, Transf
     )
     machine = max(context.bandwidth.samples[first_sample:])
     rows = []
-    for name, taken in times.items():
-        precision = "fp32" if name == TORCH else name
+    for measured_engine in [None, *engines] if TORCH in times else engines:
+        runner = TORCH if measured_engine is None else measured_engine.runner
+        precision = "fp32" if measured_engine is None else measured_engine.precision
+        taken = times[TORCH if measured_engine is None else measured_engine.name]
         measured = latency(taken.all_steps())
-        read = step_weight_bytes(spec, precision) / (measured.mean_ms * 1e-3)
-        parity = None
-        if name != TORCH:
-            parity = _parity(context, times, engines[precision], tokens, prefix, precision)
+        scale_bytes = 4 if measured_engine is None else measured_engine.scale_bytes
+        weight_bytes = step_weight_bytes(spec, precision, scale_bytes=scale_bytes)
+        read = weight_bytes / (measured.mean_ms * 1e-3)
         rows.append(
             Row(
                 what="step",
                 model=subject.name,
-                runner=TORCH if name == TORCH else OURS,
+                runner=runner,
                 precision=precision,
                 batch=batch,
                 latency=measured,
@@ -80,10 +79,10 @@ def _rows_of_batch(subject: Subject, context: Context, engines: dict[str, Transf
                     "GB/s this machine reads": machine / 1e9,
                     "share of what it reads": read / machine,
                 },
-                speedup=speedup(times[TORCH].sums(), taken.sums()) if name != TORCH and TORCH in times else None,
-                parity=parity,
+                speedup=speedup(times[TORCH].sums(), taken.sums()) if measured_engine and TORCH in times else None,
+                parity=None if measured_engine is None else _parity(context, times, measured_engine, tokens, prefix),
                 facts={
-                    "weight_bytes": step_weight_bytes(spec, precision),
+                    "weight_bytes": weight_bytes,
                     "cache_bytes": KVCache.bytes_needed(spec, batch=batch, capacity=tokens.shape[1]),
                     "steps": tokens.shape[1] - prefix,
                 },
@@ -95,20 +94,19 @@ def _rows_of_batch(subject: Subject, context: Context, engines: dict[str, Transf
 def _parity(
     context: Context,
     times: dict[str, StepTimes],
-    engine: TransformerEngine,
+    engine: MeasuredEngine,
     tokens: np.ndarray[tuple[int, ...], np.dtype[np.int64]],
     prefix: int,
-    precision: str,
 ) -> Parity:
     """Compare with torch where it has the same weights, else with the same engine run over all tokens at once."""
-    found = times[precision].logits
+    found = times[engine.name].logits
     if context.reference is not None and context.reference.own_weights:
-        return compare_logits(found, times[TORCH].logits, precision=precision)
-    return compare_with_one_pass(engine, tokens, found, first=prefix)
+        return compare_logits(found, times[TORCH].logits, precision=engine.precision)
+    return compare_with_one_pass(engine.engine, tokens, found, first=prefix)
 
 
 def compare_with_one_pass(
-    engine: TransformerEngine,
+    engine: Engine,
     tokens: np.ndarray[tuple[int, ...], np.dtype[np.int64]],
     found: FloatArray,
     *,

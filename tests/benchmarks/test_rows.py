@@ -12,20 +12,22 @@ from trt_vqgan.benchmarks.autoencoder_rows import decode_rows, encode_rows, open
 from trt_vqgan.benchmarks.decode_steps import EngineSteps
 from trt_vqgan.benchmarks.generate_rows import generate_rows
 from trt_vqgan.benchmarks.prefill_rows import prefill_rows
-from trt_vqgan.benchmarks.rows import OURS, TORCH, Row
+from trt_vqgan.benchmarks.rows import NATIVE, OURS, TORCH, Row
 from trt_vqgan.benchmarks.sampler_rows import check_drawn, sampler_rows
 from trt_vqgan.benchmarks.step_rows import step_rows
 from trt_vqgan.runtime.autoencoder import Autoencoder
 from trt_vqgan.runtime.code_generator import CodeGenerator
 from trt_vqgan.runtime.kv_cache import KVCache
+from trt_vqgan.runtime.native.build import find_compiler
 from trt_vqgan.runtime.sampler import Sampling, draw_codes
 
 COMPARED = {"encode": encode_rows, "decode": decode_rows, "prefill": prefill_rows, "step": step_rows}
 BATCHED = ("prefill", "step")
+ENGINES = (NATIVE, OURS) if find_compiler() else (OURS,)
 
 
 def ours(rows: list[Row]) -> list[Row]:
-    return [row for row in rows if row.runner == OURS]
+    return [row for row in rows if row.runner in (NATIVE, OURS)]
 
 
 @pytest.mark.parametrize("part", COMPARED)
@@ -34,7 +36,8 @@ def test_rows_are_complete_and_agree_with_torch(part: str) -> None:
         rows = COMPARED[part](subject, context)
     batches = (1, 3) if part in BATCHED else (1,)
     names = ("fp32", "int8") if part in BATCHED else ("fp32", "fp16 weights")
-    wanted = {(TORCH, "fp32", batch) for batch in batches} | {(OURS, name, b) for name in names for b in batches}
+    engines = ENGINES if part in BATCHED else (OURS,)
+    wanted = {(TORCH, "fp32", b) for b in batches} | {(e, name, b) for e in engines for name in names for b in batches}
     assert {(row.runner, row.precision, row.batch) for row in rows} == wanted
     for row in rows:
         assert row.what == part
@@ -95,7 +98,7 @@ def test_step_rows_say_what_is_read() -> None:
     assert TINY.transformer is not None
     for row in rows:
         assert row.latency is not None
-        read = step_weight_bytes(TINY.transformer, row.precision)
+        read = step_weight_bytes(TINY.transformer, row.precision, scale_bytes=2 if row.runner == NATIVE else 4)
         assert row.facts["weight_bytes"] == read
         assert row.facts["cache_bytes"] == KVCache.bytes_needed(TINY.transformer, batch=row.batch, capacity=64)
         assert row.facts["steps"] == 63

@@ -1,0 +1,63 @@
+"""The engines that are measured beside each other: our CPU kernels and ONNX Runtime, in each precision."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from trt_vqgan.benchmarks.context import Context
+from trt_vqgan.benchmarks.rows import NATIVE, OURS
+from trt_vqgan.benchmarks.subjects import Subject
+from trt_vqgan.errors import BackendUnavailableError
+from trt_vqgan.runtime.native.build import built_library
+from trt_vqgan.runtime.native.engine import NativeEngine
+from trt_vqgan.runtime.transformer import TransformerEngine
+
+
+@dataclasses.dataclass(frozen=True)
+class MeasuredEngine:
+    """One engine of a row.
+
+    Attributes
+    ----------
+    runner : `rows.NATIVE` for our CPU kernels, `rows.OURS` through ONNX Runtime.
+    precision : of the weights.
+    scale_bytes : of what a block of int8 weights carries in memory.
+    """
+
+    runner: str
+    precision: str
+    engine: TransformerEngine | NativeEngine
+    scale_bytes: int
+
+    @property
+    def name(self) -> str:
+        """The engine's name beside others, such as "native fp32"."""
+        return f"{self.runner} {self.precision}"
+
+
+def open_engines(subject: Subject, context: Context, *, what: str) -> list[MeasuredEngine]:
+    """Return the engines of each precision; our kernels only where they are built, or a compiler is there."""
+    found = []
+    runners = _runners(context)
+    for precision in subject.precisions:
+        path, spec = subject.transformer(precision), subject.spec.transformer
+        assert spec is not None
+        for runner in runners:
+            context.say(f"{subject.name} {what}: loading {runner} {precision}")
+            if runner == NATIVE:
+                native = NativeEngine(path, spec, threads=context.threads)
+                found.append(MeasuredEngine(runner, precision, native, scale_bytes=2))
+            else:
+                session = TransformerEngine(path, spec, threads=context.threads)
+                found.append(MeasuredEngine(runner, precision, session, scale_bytes=4))
+    return found
+
+
+def _runners(context: Context) -> Sequence[str]:
+    try:
+        built_library(say=context.say)
+    except BackendUnavailableError as error:
+        context.say(f"left out: {error}")
+        return (OURS,)
+    return (NATIVE, OURS)
