@@ -14,6 +14,7 @@ from trt_vqgan.runtime import conditions
 from trt_vqgan.runtime.autoencoder import Autoencoder
 from trt_vqgan.runtime.fitting import Fit, fit_labels, fit_scaled_depth
 from trt_vqgan.runtime.layouts import layout_tokens, read_layouts
+from trt_vqgan.runtime.memory import check_encode_memory
 from trt_vqgan.runtime.picture_arrays import picture_maps
 from trt_vqgan.spec import AutoencoderSpec, ConditionSpec, ModelSpec
 
@@ -144,6 +145,8 @@ class ConditionEncoder:
         assert self._autoencoder is not None
         spec: AutoencoderSpec = self._autoencoder.spec
         side = self.condition.downsample_size
+        if not side and size != (spec.resolution, spec.resolution):
+            check_encode_memory(spec, size[1], size[0], what=spec.modality)
         if side and _sides(value, spec) == (side, side):
             size = side, side  # small already, as for upscaling: enlarging it would blur what is made small again
         if spec.modality == "depth":

@@ -144,6 +144,28 @@ def check_picture_memory(
     )
 
 
+def check_encode_memory(
+    spec: AutoencoderSpec, width: int, height: int, *, what: str, available: int | None = None
+) -> None:
+    """Raise ShapeError where ``what`` of width x height pixels can't be encoded in the memory that there is.
+
+    Parameters
+    ----------
+    what : is encoded, such as "depth".
+    available : bytes that may be taken; by default `available_bytes`.
+    """
+    need = encode_bytes(spec, -(-height // spec.factor), -(-width // spec.factor))
+    free = available if available is not None else available_bytes()
+    if width * height > MAX_PIXELS or (free is not None and need > free):
+        limit = f"{say_bytes(free or 0)} are available"
+        if width * height > MAX_PIXELS:
+            limit = f"at most {MAX_PIXELS} pixels are encoded"
+        raise ShapeError(
+            f"size: encoding {what} of {width}x{height} = {width * height} pixels needs {say_bytes(need)} of memory, "
+            f"{limit}; choose a smaller size"
+        )
+
+
 def say_bytes(count: int) -> str:
     """Return a number of bytes for people, in decimal units: "1.2 GB", "80 MB"."""
     for unit, size in (("TB", 10**12), ("GB", 10**9)):

@@ -33,7 +33,11 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
             with path.open("wb") as file:
                 yield file
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            place = error.filename or path.parent
+            raise NotADirectoryError(20, f"is no folder, wanted one to write {path.name} into", str(place)) from None
         with temporary.open("xb") as file:
             yield file
         temporary.replace(path)
@@ -43,7 +47,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
             error.filename2 = None
         raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(NotADirectoryError):
+            temporary.unlink(missing_ok=True)
 
 
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:

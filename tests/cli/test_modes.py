@@ -286,7 +286,7 @@ def test_an_animation_that_cannot_be_written(bundles: dict[str, Path], tmp_path:
     make = ["generate", bundles["class"], "-o", tmp_path / "out", "--animate"]
     assert "ends in .gif or .webp" in fail(*make, tmp_path / "a.mp4")
     (tmp_path / "file").touch()
-    fail(*make, tmp_path / "file" / "a.gif")
+    assert "file: is no folder, wanted one to write a.gif into" in fail(*make, tmp_path / "file" / "a.gif")
     (tmp_path / "b.gif").mkdir()
     assert "is a folder" in fail(*make, tmp_path / "b.gif")
     assert not (tmp_path / "out").exists(), "it was told before any work"

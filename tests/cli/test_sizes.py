@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+import trt_vqgan
+from tests.export.checkpoint_factory import make_checkpoint
 from trt_vqgan.cli import main
-from trt_vqgan.runtime.images import read_image
+from trt_vqgan.runtime.images import read_image, write_png
 
 
 def run(*arguments: object) -> Result:
@@ -43,6 +45,16 @@ def test_it_can_be_made_again(large: tuple[Path, dict], demo_bundle: Path, tmp_p
     np.testing.assert_array_equal(read_image(tmp_path / "again.png"), read_image(source))
 
 
+def test_a_map_too_large_to_encode_is_refused_before_it_is_scaled(tmp_path: Path) -> None:
+    bundle = trt_vqgan.export_checkpoint(make_checkpoint(tmp_path / "run", kind="depth"), tmp_path / "bundle")
+    write_png(tmp_path / "depth.png", np.zeros((36, 48, 3), np.uint8))
+    result = run("generate", bundle, "-o", tmp_path / "out", "--depth", tmp_path / "depth.png", "--size", "20000x20000")
+    assert result.exit_code == 1
+    assert "encoding depth of 20000x20000 = 400000000 pixels needs" in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "status", "message"),
     [
@@ -55,6 +67,10 @@ def test_it_can_be_made_again(large: tuple[Path, dict], demo_bundle: Path, tmp_p
         (["--window-plan", "plain"], 2, "give --size"),
         (["--memory", "1"], 2, "give --size"),
         (["--size", "192x136", "--memory", "-1"], 2, "--memory"),
+        (["--size", "192x136", "--memory", "nan"], 2, "--memory nan: wanted a number of gigabytes"),
+        (["--size", "192x136", "--memory", "1e300"], 2, "wanted a number of gigabytes"),
+        (["--size", "192x136", "--memory", "0"], 1, "one window's cache takes"),
+        (["--size", "20000x20000", "--decode-tiles"], 1, "in tiles needs"),
     ],
 )
 def test_what_is_refused(demo_bundle: Path, tmp_path: Path, options: list[str], status: int, message: str) -> None:

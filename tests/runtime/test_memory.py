@@ -11,6 +11,7 @@ from trt_vqgan.errors import ShapeError
 from trt_vqgan.runtime import memory
 from trt_vqgan.runtime.memory import (
     available_bytes,
+    check_encode_memory,
     check_picture_memory,
     decode_bytes,
     encode_bytes,
@@ -52,6 +53,14 @@ def test_attention_above_the_latent_grid_counts_its_own_positions() -> None:
     assert decode_bytes(higher, 32, 16) - decode_bytes(F16, 32, 16) == 12 * ((64 * 32) ** 2 - (32 * 16) ** 2)
     without = dataclasses.replace(F16, use_attention=False)
     assert decode_bytes(without, 32, 16) == decode_bytes(F16, 32, 16) - 12 * (32 * 16) ** 2
+
+
+def test_maps_that_can_not_be_encoded() -> None:
+    check_encode_memory(F16, 1024, 1024, what="depth", available=6 * GIB)
+    with pytest.raises(ShapeError, match=r"depth of 1024x1024 = 1048576 pixels needs 5.0 GB of memory, 2.1 GB are"):
+        check_encode_memory(F16, 1024, 1024, what="depth", available=2 * GIB)
+    with pytest.raises(ShapeError, match="at most 67108864 pixels are encoded"):
+        check_encode_memory(F16, 20000, 20000, what="depth", available=1 << 60)
 
 
 def test_encoding_adds_the_maps_themselves() -> None:

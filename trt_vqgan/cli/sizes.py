@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +67,8 @@ def size_arguments(
                 raise click.UsageError(f"--window-{name} is about pictures larger than the training size, give --size")
         if memory is not None:
             raise click.UsageError("--memory is about pictures larger than the training size, give --size")
+    if memory is not None and not math.isfinite(memory * 1e9):
+        raise click.UsageError(f"--memory {memory}: wanted a number of gigabytes, such as 4")
     if window_plan is not None:
         arguments["window_plan"] = window_plan
     if window_shift is not None:
