@@ -42,5 +42,14 @@ class Engine(Protocol):
     ) -> FloatArray:
         """Fill an empty cache with ``tokens`` int64 (B, T); return logits float32 (B, R, V) of positions ``rows``."""
 
+    def extend(self, cache: Any, tokens: Int64Array, *, start: int, rows: Int64Array) -> FloatArray:
+        """Append positions ``start`` … of ``tokens`` int64 (B, T), whole sequences; return logits float32 (B, R, V).
+
+        ``rows`` are positions from ``start`` on, ascending; positions that see each other both ways lie before it.
+        """
+
+    def runs(self, start: int, end: int, *, batch: int) -> list[tuple[int, int]]:
+        """Return (first, last + 1) of the runs that compute positions ``start`` … ``end`` - 1."""
+
     def stepper(self, cache: Any) -> Steps:
         """Return steps that append one token a row to ``cache``."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Unpack, cast
+from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ import trt_vqgan
 from trt_vqgan.errors import BackendUnavailableError, BundleError, Cancelled, ShapeError
 from trt_vqgan.manifest import Manifest, bundle_folder, read_manifest, verify_files
 from trt_vqgan.runtime.autoencoder import Autoencoder
+from trt_vqgan.runtime.backend_choice import BACKENDS, CPU_CHOICE, ON_CPU, BackendChoice, choose_backend
 from trt_vqgan.runtime.code_generator import FREE, CodeGenerator
 from trt_vqgan.runtime.condition_encoder import ClassIds, ConditionEncoder
 from trt_vqgan.runtime.editing import paste
@@ -40,14 +41,16 @@ from trt_vqgan.runtime.transformer import TransformerEngine
 from trt_vqgan.runtime.window_generator import WindowGenerator, WindowReport
 from trt_vqgan.spec import AutoencoderSpec, ModelSpec
 
-__all__ = ["OnPreview", "OnProgress", "Pipeline", "Preview", "Progress", "Result", "load"]
+if TYPE_CHECKING:
+    from trt_vqgan.runtime.gpu.driver import DeviceEngine
+
+__all__ = ["BACKENDS", "OnPreview", "OnProgress", "Pipeline", "Preview", "Progress", "Result", "load"]
 
 Int64Array = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float32]
 ImageArray = npt.NDArray[np.uint8]
 
 DEMO_BUNDLE = Path(trt_vqgan.__file__).parent / "demo" / "landscape_class"
-BACKENDS = ("auto", "onnxruntime")
 UNFINISHED_GREY = 127  # of a preview, where no code is drawn yet
 
 
@@ -74,27 +77,33 @@ class Result:
 
 
 def load(
-    bundle: str | os.PathLike[str] | None = None, *, backend: str = "auto", threads: int | None = None
+    bundle: str | os.PathLike[str] | None = None,
+    *,
+    backend: str = "auto",
+    device: str | None = None,
+    threads: int | None = None,
 ) -> Pipeline:
     """Return a pipeline of the bundle in a folder; the demo that ships with the package for None.
 
     Parameters
     ----------
-    backend : "auto" or "onnxruntime". Both run on the CPU through ONNX Runtime; `Pipeline.backend` says what runs.
+    backend : "onnxruntime", "tensorrt" or "cuda" (our own kernels), or "auto": on a GPU where all that a bundle with
+        graphs for GPUs needs is there, else ONNX Runtime on the CPU. `Pipeline.backend` says what runs.
+    device : "cpu", "cuda" or "cuda:N"; by default what suits the backend.
     threads : threads of each session; by default the processors that this process may use.
 
     Raises
     ------
     BundleError : the bundle is missing, incomplete, changed, or of another schema.
-    BackendUnavailableError : an unknown backend, or onnxruntime and onnxruntime-gpu installed over each other.
+    BackendUnavailableError : an unknown backend or device, one that can't run here (says all that is missing), or
+        onnxruntime and onnxruntime-gpu installed over each other.
     """
-    if backend not in BACKENDS:
-        raise BackendUnavailableError(f"backend: found {backend!r}, wanted one of {', '.join(BACKENDS)}")
     check_onnxruntime()
     chosen = bundle if bundle is not None else DEMO_BUNDLE
     folder, manifest = bundle_folder(chosen), read_manifest(chosen)
+    choice = choose_backend(backend, device, folder, manifest)
     verify_files(folder, manifest)
-    return Pipeline(folder, manifest, threads=resolve_threads(threads))
+    return Pipeline(folder, manifest, threads=resolve_threads(threads), choice=choice)
 
 
 class Pipeline:
@@ -107,12 +116,14 @@ class Pipeline:
     ----------
     folder, manifest : the bundle, already checked; use `load`.
     threads : threads of each session's pool.
+    choice : what runs the transformer, and where. Encoders and decoders run through ONNX Runtime on the CPU.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest, *, threads: int) -> None:
+    def __init__(self, folder: Path, manifest: Manifest, *, threads: int, choice: BackendChoice = CPU_CHOICE) -> None:
         self.manifest = manifest
         self.threads = threads
-        self.backend = "onnxruntime"
+        self.backend: str = choice.name
+        self._device_engine: DeviceEngine | None = None
         self._folder = folder
         self._closed = False
         self._autoencoder = self._open_autoencoder(self.spec.autoencoder, "encoder", "decoder", "codebook")
@@ -127,11 +138,33 @@ class Pipeline:
             )
         self._conditions = ConditionEncoder(manifest, self._condition_encoder)
         self._requests = RequestReader(manifest, self._conditions, self.encode)
-        if self.spec.transformer is not None:
+        if self.spec.transformer is None:
+            if choice.gpu is not None:
+                raise BackendUnavailableError(
+                    f"backend {choice.name} on a GPU: this bundle is a VQGAN alone, which runs on the CPU; {ON_CPU}"
+                )
+        elif choice.gpu is not None:
+            self._open_on_gpu(choice)
+        else:
             path = self._graph("transformer")
             assert path is not None
             engine = TransformerEngine(path, self.spec.transformer, threads=threads)
             self._generator = CodeGenerator(self.spec, engine)
+
+    def _open_on_gpu(self, choice: BackendChoice) -> None:
+        # not at the top: nothing of it is needed on the CPU
+        from trt_vqgan.runtime.gpu.code_generator import DeviceCodeGenerator
+        from trt_vqgan.runtime.gpu.opening import open_on_gpu
+
+        self._device_engine = open_on_gpu(choice, self._folder, self.manifest)
+        self._generator = DeviceCodeGenerator(self.spec, self._device_engine)
+
+    @property
+    def backend_details(self) -> str:
+        """What runs what, for people, such as "onnxruntime" or "cuda (…; encoder and decoder: onnxruntime, CPU)"."""
+        if self._device_engine is None:
+            return self.backend
+        return f"{self.backend} ({self._device_engine.describe()}; encoder and decoder: onnxruntime on the CPU)"
 
     @property
     def spec(self) -> ModelSpec:
@@ -146,6 +179,9 @@ class Pipeline:
     @property
     def precision(self) -> str:
         """Precision of the graphs, such as "fp32" or "decoder fp16 weights, transformer int8"."""
+        if self._device_engine is not None:
+            others = sorted((graph, kind) for graph, kind in self.manifest.precision.items() if graph != "transformer")
+            return ", ".join(f"{graph} {kind}" for graph, kind in [("transformer", "fp16"), *others])
         kinds = set(self.manifest.precision.values())
         if len(kinds) == 1:
             return kinds.pop()
@@ -158,6 +194,8 @@ class Pipeline:
         if self._condition_encoder is not None:
             self._condition_encoder.close()
         self._generator = None
+        if self._device_engine is not None:
+            self._device_engine.close()
 
     def __enter__(self) -> Pipeline:
         return self
@@ -202,9 +240,7 @@ class Pipeline:
         grids = (array[None] if array.ndim == 2 else array).astype(np.int64)
         if grids.ndim == 3 and grids.size:
             factor = self.spec.autoencoder.factor
-            check_picture_memory(
-                self.spec.autoencoder, grids.shape[2] * factor, grids.shape[1] * factor, tiled=tiles
-            )
+            check_picture_memory(self.spec.autoencoder, grids.shape[2] * factor, grids.shape[1] * factor, tiled=tiles)
         return self._decode_all(grids, tiles=tiles)
 
     def encode_condition(
@@ -492,9 +528,7 @@ class _Batch:
     def _draw_windows(self, request: Request, windows: Windows) -> Int64Array:
         rows, shape = self._rows, (len(self.pictures), *self._grid)
         layouts = [windows.layouts[i % len(windows.layouts)] for i in range(rows.start, rows.stop) if windows.layouts]
-        # any engine offers what windows need, though they name the processor's
-        engine = cast(TransformerEngine, self._generator.engine)
-        return WindowGenerator(self._pipeline.spec, engine).generate(
+        return WindowGenerator(self._pipeline.spec, self._generator.engine).generate(
             window_condition(self._pipeline.spec, windows, request.conditions[rows], layouts, self._grid),
             kept=np.full(shape, FREE) if request.kept is None else request.kept[rows].reshape(shape),
             sampling=request.sampling,

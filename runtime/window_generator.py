@@ -11,11 +11,11 @@ import numpy.typing as npt
 
 from trt_vqgan.errors import SpecError
 from trt_vqgan.runtime.code_generator import FREE, StepCallback
+from trt_vqgan.runtime.engine import Engine
 from trt_vqgan.runtime.guidance import Guidance, beside_conditions
 from trt_vqgan.runtime.kv_cache import KVCache
 from trt_vqgan.runtime.philox import grid_position, random64
 from trt_vqgan.runtime.sampler import Sampling, draw_codes
-from trt_vqgan.runtime.transformer import TransformerEngine
 from trt_vqgan.runtime.window_plan import Rule, Task, check_shift, plan_windows
 from trt_vqgan.spec import ModelSpec
 
@@ -83,7 +83,7 @@ class WindowGenerator:
     SpecError : as `check_windows`.
     """
 
-    def __init__(self, spec: ModelSpec, engine: TransformerEngine) -> None:
+    def __init__(self, spec: ModelSpec, engine: Engine) -> None:
         check_windows(spec)
         assert spec.transformer is not None
         assert spec.condition is not None
@@ -247,7 +247,8 @@ class _Run:
             return None
         self._live_bytes += wanted
         self._report.peak_cache_bytes = max(self._report.peak_cache_bytes, self._live_bytes)
-        return self._engine.new_cache(batch=self._batch, capacity=capacity)
+        cache: KVCache = self._engine.new_cache(batch=self._batch, capacity=capacity)
+        return cache
 
     def _cache_bytes(self, cache: KVCache) -> int:
         return KVCache.bytes_needed(self._spec, batch=cache.batch, capacity=cache.capacity)

@@ -6,6 +6,7 @@ import collections
 import contextlib
 import math
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -66,6 +67,7 @@ class CudaDevice:
         self._modules: list[Any] = []
         # allocations and graphs that went in a thread or at a time when nothing may be freed
         self._retired: collections.deque[Any] = collections.deque()
+        self._out: weakref.WeakSet[PooledMemory] = weakref.WeakSet()  # what arrays hold
         self._bindings = Bindings(loaded.bindings, self._translate, self._retired.append)
         self._lock = threading.RLock()
         self._closed = False
@@ -96,6 +98,7 @@ class CudaDevice:
         with self._checked("opening the GPU"):
             device = self._driver.Device(self.index)
             name, architecture = device.name(), tuple(device.compute_capability())
+            self.multiprocessors = int(device.get_attribute(self._driver.device_attribute.MULTIPROCESSOR_COUNT))
         self.architecture: tuple[int, int] = (architecture[0], architecture[1])
         self._facts = DeviceFacts(name=name, architecture=f"sm_{architecture[0]}{architecture[1]}")
         if self.architecture < OLDEST_ARCHITECTURE:
@@ -138,6 +141,7 @@ class CudaDevice:
         with self._checked(f"allocating {nbytes / 1e6:.1f} MB", memory=True):
             allocation = self._pool.allocate(max(nbytes, 1))
         memory = PooledMemory(allocation, nbytes, self._retired)
+        self._out.add(memory)
         return DeviceArray(memory, memory.address, shape, kind)
 
     def upload(self, target: DeviceArray, values: npt.NDArray[Any]) -> None:
@@ -248,7 +252,7 @@ class CudaDevice:
     # --- end ----------------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Wait for the work, give memory, modules, stream and context back; arrays that are left are dead."""
+        """Wait for the work, give memory, modules, stream and context back; arrays that are left are freed."""
         with self._lock:
             if self._closed:
                 return
@@ -268,6 +272,8 @@ class CudaDevice:
         finally:
             if self._products is not None:
                 self._products.close()
+            for memory in list(self._out):
+                memory.free()
             self._free_retired()
             self._functions.clear()
             self._modules.clear()

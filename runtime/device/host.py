@@ -53,6 +53,7 @@ class HostDevice:
 
     index = 0
     stream = 0
+    multiprocessors = 1
 
     @property
     def kind(self) -> DeviceKind:

@@ -51,6 +51,10 @@ class Device(Protocol):
     def stream(self) -> int:
         """Handle of the stream that its work runs on; 0 where there is none."""
 
+    @property
+    def multiprocessors(self) -> int:
+        """How many blocks of a kernel it needs at least to be busy."""
+
     def describe(self) -> str:
         """Return what it is, for people."""
 

@@ -62,6 +62,7 @@ class DeviceEngine:
         self._operations, self._executor = operations, executor
         self._plans = PlanPool(self._new_plan)
         self._lock = threading.RLock()
+        self._closed = False
 
     def describe(self) -> str:
         """Return what computes, and where, for people."""
@@ -69,11 +70,17 @@ class DeviceEngine:
 
     def close(self) -> None:
         """Give the device's memory back; a second call does nothing."""
-        with self._turn():
-            self._plans.clear()
-            self._executor.close()
-            self._operations.close()
-        self.device.close()
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            try:
+                with self.device.active():
+                    self._plans.clear()
+                    self._executor.close()
+                    self._operations.close()
+            finally:
+                self.device.close()
 
     def _new_plan(self, size: PlanSize) -> DecodePlan:
         return DecodePlan(self.device, self._operations, self._executor, self.spec, size=size, number=self.number)
@@ -122,12 +129,7 @@ class DeviceEngine:
         """
         return self._append(cache, tokens[:, start:], start=start, rows=rows - start, num_unmasked=0)
 
-    @property
-    def cuts_are_exact(self) -> bool:
-        """Whether positions get the same bits however a sequence is cut: no, a device adds in an order of its own."""
-        return False
-
-    def runs(self, start: int, end: int, *, batch: int, num_unmasked: int = 0) -> list[tuple[int, int]]:
+    def runs(self, start: int, end: int, *, batch: int) -> list[tuple[int, int]]:
         """Return (first, last + 1) of the runs that compute positions ``start`` … ``end`` - 1: one."""
         return [(start, end)]
 

@@ -22,7 +22,15 @@ from trt_vqgan.errors import BundleError, ConditionError, ImageError
 @click.argument("images", type=options.PATH, nargs=-1, required=True, metavar="IMG...")
 @click.option("-o", "--out", type=options.PATH, required=True, metavar="FILE.npz")
 @options.running_options
-def encode(bundle: Path, images: tuple[Path, ...], out: Path, backend: str, threads: int | None, as_json: bool) -> None:
+def encode(
+    bundle: Path,
+    images: tuple[Path, ...],
+    out: Path,
+    backend: str,
+    device: str | None,
+    threads: int | None,
+    as_json: bool,
+) -> None:
     """Write the codes of each IMG, all of one size, to FILE.npz.
 
     The file holds `codes` int64 (B, h, w), the pictures' `size` (height, width) in pixels, and the `bundle_id`.
@@ -34,7 +42,7 @@ def encode(bundle: Path, images: tuple[Path, ...], out: Path, backend: str, thre
     if out.suffix != ".npz":
         raise click.UsageError(f"-o {out}: wanted a name that ends in .npz")
     height, width = read_image(images[0]).shape[:2]
-    with options.open_bundle(bundle, backend=backend, threads=threads) as pipeline:
+    with options.open_bundle(bundle, backend=backend, device=device, threads=threads) as pipeline:
         autoencoder = pipeline.spec.autoencoder
         grids = []
         with PicturesProgress(len(images), quiet=as_json) as progress:
@@ -82,7 +90,14 @@ def encode(bundle: Path, images: tuple[Path, ...], out: Path, backend: str, thre
 @click.option("--decode-tiles", is_flag=True, help="Decode in overlapping tiles: less memory, nearly the same.")
 @options.running_options
 def decode(
-    bundle: Path, file: Path, out: Path, decode_tiles: bool, backend: str, threads: int | None, as_json: bool
+    bundle: Path,
+    file: Path,
+    out: Path,
+    decode_tiles: bool,
+    backend: str,
+    device: str | None,
+    threads: int | None,
+    as_json: bool,
 ) -> None:
     """Write the pictures of the codes in FILE.npz into OUT (a folder, or OUT.png for one).
 
@@ -96,7 +111,7 @@ def decode(
     made_by, size = _origin(file)
     names = [file.stem] if len(codes) == 1 else [f"{file.stem}-{i:05d}" for i in range(len(codes))]
     paths = picture_paths(out, names)
-    with options.open_bundle(bundle, backend=backend, threads=threads) as pipeline:
+    with options.open_bundle(bundle, backend=backend, device=device, threads=threads) as pipeline:
         if made_by is not None and made_by != pipeline.bundle_id:
             raise BundleError(
                 f"{file}: its codes are of bundle {made_by}, this is bundle {pipeline.bundle_id}; "

@@ -25,11 +25,12 @@ threads_option = click.option(
 )
 backend_option = click.option(
     "--backend",
-    type=click.Choice(["auto", "onnxruntime"]),
+    type=click.Choice(["auto", "onnxruntime", "tensorrt", "cuda"]),
     default="auto",
     show_default=True,
-    help="What runs the graphs; the one chosen is always said.",
+    help="What runs the transformer: TensorRT engines, our own CUDA kernels, or ONNX Runtime; the one chosen is said.",
 )
+device_option = click.option("--device", metavar="cpu|cuda:N", help="Where it runs.  [default: what suits the backend]")
 config_option = click.option(
     "--config", type=PATH, help="The checkpoint's YAML.  [default: found beside or in the folder]"
 )
@@ -91,19 +92,22 @@ def file_condition_options(function: Any) -> Any:
 
 def running_options(function: Any) -> Any:
     """Add the options of every command that runs a bundle."""
-    for option in (debug_option, json_option, threads_option, backend_option):
+    for option in (debug_option, json_option, threads_option, device_option, backend_option):
         function = option(function)
     return function
 
 
-def open_bundle(bundle: Path | None, *, backend: str = "auto", threads: int | None = None) -> Pipeline:
+def open_bundle(
+    bundle: Path | None, *, backend: str = "auto", device: str | None = None, threads: int | None = None
+) -> Pipeline:
     """Return the bundle's pipeline; the demo's for None."""
     from trt_vqgan.runtime.pipeline import load
 
-    return load(bundle, backend=backend, threads=threads)
+    return load(bundle, backend=backend, device=device, threads=threads)
 
 
 def say_backend(pipeline: Pipeline) -> str:
     """Return what runs the bundle, for the person at the terminal."""
     plural = "" if pipeline.threads == 1 else "s"
-    return f"bundle {pipeline.bundle_id}, {pipeline.backend}, {pipeline.precision}, {pipeline.threads} thread{plural}"
+    backend = pipeline.backend_details
+    return f"bundle {pipeline.bundle_id}, {backend}, {pipeline.precision}, {pipeline.threads} thread{plural}"

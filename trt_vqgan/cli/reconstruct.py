@@ -25,6 +25,7 @@ def reconstruct(
     images: tuple[Path, ...],
     out: Path,
     backend: str,
+    device: str | None,
     threads: int | None,
     as_json: bool,
 ) -> None:
@@ -38,7 +39,7 @@ def reconstruct(
 
     paths = picture_paths(out, unique_stems(images))
     rows: list[dict[str, Any]] = []
-    with options.open_bundle(bundle, backend=backend, threads=threads) as pipeline:
+    with options.open_bundle(bundle, backend=backend, device=device, threads=threads) as pipeline:
         autoencoder = pipeline.spec.autoencoder
         try:
             with PicturesProgress(len(images), quiet=as_json) as progress:

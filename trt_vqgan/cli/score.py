@@ -32,7 +32,13 @@ if TYPE_CHECKING:
 @options.condition_codes_option
 @options.running_options
 def score(
-    bundle: Path, images: tuple[Path, ...], backend: str, threads: int | None, as_json: bool, **settings: Any
+    bundle: Path,
+    images: tuple[Path, ...],
+    backend: str,
+    device: str | None,
+    threads: int | None,
+    as_json: bool,
+    **settings: Any,
 ) -> None:
     """Print the negative log-likelihood of the codes of each IMG, given a condition.
 
@@ -43,7 +49,7 @@ def score(
         if not image.is_file():
             raise ImageError(f"{image}: no such file, wanted a picture")
     rows: list[dict[str, Any]] = []
-    with options.open_bundle(bundle, backend=backend, threads=threads) as pipeline:
+    with options.open_bundle(bundle, backend=backend, device=device, threads=threads) as pipeline:
         conditions = _conditions(pipeline, settings)
         with PicturesProgress(len(images), quiet=as_json) as progress:
             for image in images:

@@ -152,6 +152,17 @@ def test_everything_is_freed_after_an_error_in_the_middle(fake: FakeCuda) -> Non
     assert fake.leaks() == {}
 
 
+def test_closing_frees_arrays_that_are_still_held() -> None:
+    fake = FakeCuda()
+    device = CudaDevice(libraries=fake.libraries())
+    with device.active():
+        array = device.allocate((8,), np.float32)
+    device.close()
+    assert "allocation" not in fake.leaks()
+    with pytest.raises(CudaError, match="memory was freed"):
+        array.check_alive()
+
+
 def test_copies_between_arrays(device: CudaDevice, fake: FakeCuda) -> None:
     with device.active():
         source, target = device.allocate((2, 3, 4, 8), np.uint8), device.allocate((2, 5, 6, 8), np.uint8)

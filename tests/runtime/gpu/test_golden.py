@@ -13,11 +13,15 @@ from tests.runtime.gpu.small_engines import host_engine
 from tests.runtime.test_golden import CONDITION_ARGUMENTS, Golden, open_golden
 from tests.tolerances import LOGITS_FP32
 from trt_vqgan.export.checkpoint import open_checkpoint
+from trt_vqgan.runtime.backend_choice import BackendChoice
 from trt_vqgan.runtime.code_generator import FREE
+from trt_vqgan.runtime.gpu import opening
 from trt_vqgan.runtime.gpu.code_generator import DeviceCodeGenerator
 from trt_vqgan.runtime.gpu.driver import DeviceEngine
 from trt_vqgan.runtime.gpu.state import Drawing
+from trt_vqgan.runtime.pipeline import Pipeline, Preview, Progress
 from trt_vqgan.runtime.sampler import Sampling
+from trt_vqgan.runtime.window_generator import WindowGenerator
 
 GREEDY = Sampling(greedy=True)
 DRAWN = Sampling(temperature=1.2, top_k=100, top_p=0.95)
@@ -102,3 +106,42 @@ def test_drawn_codes_are_those_of_the_whole_graph(opened: OnDevice) -> None:
     cond = np.repeat(opened.condition, 2, axis=0)
     whole = opened.golden.pipe._checked_generator().generate(cond, **settings)
     np.testing.assert_array_equal(opened.generator.generate(cond, **settings), whole)
+
+
+def test_large_pictures_are_those_of_the_whole_graph(opened: OnDevice) -> None:
+    """Under the window planner: 16 x 18 codes, windows that share caches, greedy and drawn."""
+    spec = opened.golden.pipe.spec
+    if spec.condition is None or spec.condition.num_tokens > 1:
+        pytest.skip("the condition of a larger picture needs a grid of its own; one kind of model is enough here")
+    cond = opened.condition
+
+    def condition(row: int, column: int) -> np.ndarray:
+        return cond
+
+    kept = np.random.default_rng(0).integers(0, spec.autoencoder.codebook_size, (1, 16, 18))
+    kept[:, 14:] = FREE
+    found = [
+        WindowGenerator(spec, engine).generate(condition, kept=kept, sampling=DRAWN, seed=3, pictures=np.arange(1))
+        for engine in (opened.engine, opened.golden.pipe._checked_generator().engine)
+    ]
+    np.testing.assert_array_equal(found[0], found[1])
+
+
+def test_the_pipeline_on_a_device(opened: OnDevice, monkeypatch: pytest.MonkeyPatch) -> None:
+    if opened.golden.name != "class":
+        pytest.skip("one kind of model is enough")
+    monkeypatch.setattr(opening, "open_on_gpu", lambda choice, folder, manifest: opened.engine)
+    monkeypatch.setattr(opened.engine, "close", lambda: None)  # other tests go on with it
+    pipe = opened.golden.pipe
+    seen: list[Any] = []
+    with Pipeline(pipe._folder, pipe.manifest, threads=1, choice=BackendChoice(name="cuda", gpu=0)) as on_device:
+        assert on_device.backend == "cuda"
+        assert "encoder and decoder: onnxruntime on the CPU" in on_device.backend_details
+        assert on_device.precision.startswith("transformer fp16, decoder fp32")
+        result = on_device.generate(
+            condition_codes=opened.golden.condition, greedy=True, on_progress=seen.append, on_preview=seen.append
+        )
+    np.testing.assert_array_equal(result.codes.reshape(1, -1), opened.golden.expected["greedy_indices"])
+    previews = [item.done_codes for item in seen if isinstance(item, Preview)]
+    assert previews == list(range(16, 256, 16))
+    assert max(item.done_codes for item in seen if isinstance(item, Progress)) == 256

@@ -1,0 +1,103 @@
+"""Which backend runs a bundle, on which device: what was asked for, or the best there is; never another silently."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import Literal
+
+from trt_vqgan.errors import BackendUnavailableError
+from trt_vqgan.manifest import Manifest
+from trt_vqgan.runtime.backends import backend_reports
+
+BackendName = Literal["onnxruntime", "tensorrt", "cuda"]
+
+GPU_BACKENDS: tuple[BackendName, ...] = ("tensorrt", "cuda")
+"""In the order in which ``auto`` takes them."""
+
+BACKENDS = ("auto", "onnxruntime", *GPU_BACKENDS)
+ON_CPU = "--backend onnxruntime --device cpu runs this bundle on the CPU"
+
+_DEVICE = re.compile(r"cpu|cuda(?::(\d{1,3}))?")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BackendChoice:
+    """A backend on a device.
+
+    Attributes
+    ----------
+    name : which.
+    gpu : number of the GPU; None on the CPU.
+    """
+
+    name: BackendName = "onnxruntime"
+    gpu: int | None = None
+
+
+CPU_CHOICE = BackendChoice()
+"""What runs every bundle."""
+
+
+def choose_backend(backend: str, device: str | None, folder: Path, manifest: Manifest) -> BackendChoice:
+    """Return what runs a bundle.
+
+    Parameters
+    ----------
+    backend : one of `BACKENDS`. "auto" takes the first of `GPU_BACKENDS` that can run the bundle here, unless the
+        device is the CPU, and else ONNX Runtime.
+    device : "cpu", "cuda" or "cuda:N"; None for what suits the backend.
+    folder, manifest : the bundle.
+
+    Raises
+    ------
+    BackendUnavailableError : an unknown backend or device, two that don't go together, or one that can't run the bundle
+        here; says everything that is missing, and what runs instead.
+    """
+    if backend not in BACKENDS:
+        raise BackendUnavailableError(f"backend: found {backend!r}, wanted one of {', '.join(BACKENDS)}")
+    gpu = None if device is None else parse_device(device)
+    if backend == "auto":
+        return _best(device, gpu, folder, manifest)
+    if backend == "onnxruntime":
+        return BackendChoice(gpu=gpu)
+    for name in GPU_BACKENDS:
+        if name == backend:
+            if device is not None and gpu is None:
+                raise BackendUnavailableError(
+                    f"backend {name}: found device {device}, wanted cuda:0 or another GPU; {ON_CPU}"
+                )
+            report = backend_reports(folder, manifest)[name]
+            if not report.usable:
+                raise BackendUnavailableError(f"backend {name} can't run here: {report.text}; {ON_CPU}")
+            return BackendChoice(name=name, gpu=gpu or 0)
+    raise AssertionError(f"{backend} is one of {BACKENDS}")
+
+
+def _best(device: str | None, gpu: int | None, folder: Path, manifest: Manifest) -> BackendChoice:
+    if device is not None and gpu is None:
+        return CPU_CHOICE
+    if device is None and manifest.gpu is None:
+        return CPU_CHOICE
+    reports = backend_reports(folder, manifest)
+    for name in GPU_BACKENDS:
+        if reports[name].usable:
+            return BackendChoice(name=name, gpu=gpu or 0)
+    if device is None:
+        return CPU_CHOICE
+    reasons = "; ".join(f"{name}: {reports[name].text}" for name in GPU_BACKENDS)
+    raise BackendUnavailableError(f"device {device} can't run this bundle: {reasons}; {ON_CPU}")
+
+
+def parse_device(device: str) -> int | None:
+    """Return the number of a GPU ("cuda" is "cuda:0"), None for "cpu".
+
+    Raises
+    ------
+    BackendUnavailableError : anything else.
+    """
+    match = _DEVICE.fullmatch(device)
+    if match is None:
+        raise BackendUnavailableError(f"device: found {device!r}, wanted cpu, cuda or cuda:N")
+    return None if device == "cpu" else int(match[1] or 0)

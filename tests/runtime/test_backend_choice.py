@@ -1,0 +1,90 @@
+"""The choice of a backend: what was asked for, or one line that says what is missing and what works instead."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+import trt_vqgan
+from trt_vqgan.errors import BackendUnavailableError
+from trt_vqgan.manifest import GpuGraphs, Manifest, read_manifest
+from trt_vqgan.runtime import backend_choice
+from trt_vqgan.runtime.backend_choice import BackendChoice, choose_backend, parse_device
+from trt_vqgan.runtime.backends import BackendReport
+
+USABLE = BackendReport(usable=True, text="on a GPU")
+MISSING = BackendReport(usable=False, text="no NVIDIA driver on this machine")
+
+
+@pytest.fixture
+def manifest(demo_bundle: Path) -> Manifest:
+    return read_manifest(demo_bundle)
+
+
+def with_gpu_graphs(manifest: Manifest) -> Manifest:
+    name = next(iter(manifest.files))
+    segments = {f"segment_{i:02d}": name for i in range(manifest.model.transformer.num_layers + 1)}  # type: ignore[union-attr]
+    graphs = {"encoder": name, "decoder": name} | segments
+    return dataclasses.replace(manifest, gpu=GpuGraphs(precision="fp16", graphs=graphs, weights=name))
+
+
+def report(monkeypatch: pytest.MonkeyPatch, tensorrt: BackendReport, cuda: BackendReport) -> None:
+    reports = {"onnxruntime": USABLE, "tensorrt": tensorrt, "cuda": cuda}
+    monkeypatch.setattr(backend_choice, "backend_reports", lambda folder, manifest: reports)
+
+
+def test_devices() -> None:
+    assert [parse_device(name) for name in ("cpu", "cuda", "cuda:0", "cuda:12")] == [None, 0, 0, 12]
+    for name in ("gpu", "cuda:", "cuda:-1", "cuda:1 ", "CPU"):
+        with pytest.raises(BackendUnavailableError, match="wanted cpu, cuda or cuda:N"):
+            parse_device(name)
+
+
+def test_auto_takes_the_best_that_can_run(manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, gpu = Path("bundle"), with_gpu_graphs(manifest)
+    for tensorrt, cuda, name in ((USABLE, USABLE, "tensorrt"), (MISSING, USABLE, "cuda")):
+        report(monkeypatch, tensorrt, cuda)
+        assert choose_backend("auto", None, whole, gpu) == BackendChoice(name=name, gpu=0)  # type: ignore[arg-type]
+        assert choose_backend("auto", "cuda:3", whole, gpu).gpu == 3
+        assert choose_backend("auto", "cpu", whole, gpu) == BackendChoice()
+        assert choose_backend("auto", None, whole, manifest) == BackendChoice(), "the bundle has no graphs for GPUs"
+    report(monkeypatch, MISSING, MISSING)
+    assert choose_backend("auto", None, whole, gpu) == BackendChoice()
+    with pytest.raises(
+        BackendUnavailableError, match="device cuda can't run this bundle: tensorrt: no NVIDIA driver.*cuda: no"
+    ):
+        choose_backend("auto", "cuda", whole, gpu)
+
+
+def test_what_was_asked_for_is_taken_or_refused(manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+    report(monkeypatch, MISSING, USABLE)
+    assert choose_backend("cuda", None, Path("bundle"), manifest) == BackendChoice(name="cuda", gpu=0)
+    assert choose_backend("cuda", "cuda:1", Path("bundle"), manifest) == BackendChoice(name="cuda", gpu=1)
+    assert choose_backend("onnxruntime", None, Path("bundle"), manifest) == BackendChoice()
+    assert choose_backend("onnxruntime", "cuda", Path("bundle"), manifest) == BackendChoice(gpu=0)
+    with pytest.raises(
+        BackendUnavailableError, match="tensorrt can't run here: no NVIDIA driver.*--device cpu runs this"
+    ):
+        choose_backend("tensorrt", None, Path("bundle"), manifest)
+    with pytest.raises(BackendUnavailableError, match="backend cuda: found device cpu, wanted cuda:0"):
+        choose_backend("cuda", "cpu", Path("bundle"), manifest)
+    with pytest.raises(BackendUnavailableError, match="wanted one of auto, onnxruntime, tensorrt, cuda"):
+        choose_backend("fast", None, Path("bundle"), manifest)
+
+
+@pytest.mark.parametrize("backend", ["cuda", "tensorrt"])
+def test_the_demo_on_a_gpu_that_has_no_graphs_for_it(demo_bundle: Path, backend: str) -> None:
+    with pytest.raises(BackendUnavailableError, match="no graphs for GPUs.*--backend onnxruntime --device cpu"):
+        trt_vqgan.load(demo_bundle, backend=backend)
+
+
+def test_onnxruntime_on_a_gpu_needs_graphs_too(demo_bundle: Path) -> None:
+    with pytest.raises(BackendUnavailableError, match="no graphs for GPUs"):
+        trt_vqgan.load(demo_bundle, backend="onnxruntime", device="cuda:0")
+
+
+def test_the_cpu_says_what_runs(demo_bundle: Path) -> None:
+    with trt_vqgan.load(demo_bundle, backend="auto", device="cpu", threads=1) as pipe:
+        assert (pipe.backend, pipe.backend_details) == ("onnxruntime", "onnxruntime")
