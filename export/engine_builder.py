@@ -6,7 +6,10 @@ Engines leave their scratch memory to the caller and use one stream, so that the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,8 +93,21 @@ def build_engine(
 
     Raises
     ------
+    KeyboardInterrupt : Ctrl-C came; TensorRT stopped at its next step.
     BuildError : TensorRT can't parse the graph or build it; carries its own log lines.
     """
+    with _interruptible() as stop:
+        return _build(graph, tensorrt, targets, profiles, timings, stop)
+
+
+def _build(
+    graph: Path,
+    tensorrt: TensorRT,
+    targets: Sequence[str],
+    profiles: Sequence[Profile],
+    timings: Path | None,
+    stop: Callable[[], bool],
+) -> BuiltEngine:
     trt, log = tensorrt.module, TensorRTLog(tensorrt.module)
     builder = trt.Builder(log.logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
@@ -111,12 +127,56 @@ def build_engine(
     for profile in profiles:
         _add_profile(builder, config, profile, graph, log)
     cache = _read_timings(config, timings) if timings is not None and tensorrt.package == FULL else None
+    monitor = _monitor(trt, stop)  # held here: TensorRT keeps no reference
+    config.progress_monitor = monitor
     data = builder.build_serialized_network(network, config)
     if data is None:
         raise BuildError(f"{graph}: {tensorrt.title} can't build it for {', '.join(targets)}. {log.told()}")
     if timings is not None and cache is not None:
         write_bytes(timings, bytes(cache.serialize()))
     return BuiltEngine(data=data, report=read_engine_log(log.details))
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[Callable[[], bool]]:
+    """Keep Ctrl-C from being raised inside TensorRT's callbacks, which swallow it; raise it at the end of the block.
+
+    Yields what says whether it came. In a thread that signals don't reach there is nothing to keep.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    came = threading.Event()
+    before = signal.signal(signal.SIGINT, lambda number, frame: came.set())
+    try:
+        yield came.is_set
+    except BuildError:
+        if not came.is_set():
+            raise
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if came.is_set():
+        raise KeyboardInterrupt
+
+
+def _monitor(trt: Any, stop: Callable[[], bool]) -> Any:
+    """Return what TensorRT asks, step by step, whether to go on."""
+
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+
+        def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
+            """Nothing to do."""
+
+        def step_complete(self, phase: str, step: int) -> bool:
+            """Say whether to go on."""
+            return not stop()
+
+        def phase_finish(self, phase: str) -> None:
+            """Nothing to do."""
+
+    return Monitor()
 
 
 def _add_profile(builder: Any, config: Any, profile: Profile, graph: Path, log: TensorRTLog) -> None:

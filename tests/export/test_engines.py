@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -234,6 +235,18 @@ def test_tensorrts_own_words_are_in_the_error(tmp_path: Path) -> None:
     # no profile for a dynamic input
     with pytest.raises(BuildError, match=r"can't build it for sm86\. TensorRT says: .*profile"):
         build_engine(graph("Relu"), tensorrt=TENSORRT, targets=("sm86",), profiles=())
+
+
+def test_ctrl_c_ends_a_build(exported: Path) -> None:
+    """TensorRT swallows what its callbacks raise, a KeyboardInterrupt too."""
+    handler = signal.getsignal(signal.SIGINT)
+    manifest = read_manifest(exported)
+    timer = threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        while True:
+            reports_of(exported, manifest, ("sm86",))
+    assert signal.getsignal(signal.SIGINT) is handler
 
 
 def test_a_build_that_is_killed_leaves_a_usable_bundle(bundle: Path) -> None:

@@ -75,6 +75,7 @@ class FakeTensorRT:
         self.NetworkDefinitionCreationFlag = names(STRONGLY_TYPED=1)
         self.ProfilingVerbosity = names(DETAILED="detailed")
         self.BuilderFlag = names()
+        self.IProgressMonitor = type("Monitor", (), {})
 
 
 def build(module: FakeTensorRT, timings: Path) -> bytes:
