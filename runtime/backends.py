@@ -31,14 +31,10 @@ class BackendReport:
 
 def backend_reports(folder: Path, manifest: Manifest) -> dict[str, BackendReport]:
     """Return a report of each backend: "onnxruntime", "cuda", "tensorrt"."""
-    from trt_vqgan.runtime.pipeline import BACKENDS
-
     reports = {"onnxruntime": _onnxruntime()}
     gpu, missing = _gpu(manifest)
     engines = [] if manifest.gpu is None else _engines(folder, manifest, gpu)
     for name, reasons in (("cuda", missing), ("tensorrt", [*missing, *engines])):
-        if name not in BACKENDS:
-            reasons = ["this version doesn't run it yet", *reasons]
         if gpu is not None and not reasons:
             reports[name] = BackendReport(usable=True, text=f"on {gpu.name} ({gpu.target})")
         else:

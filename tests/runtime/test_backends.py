@@ -16,7 +16,7 @@ from trt_vqgan.engine_records import EngineKey, store_engine
 from trt_vqgan.errors import BackendUnavailableError
 from trt_vqgan.local_gpu import LocalGpu
 from trt_vqgan.manifest import FileRecord, GpuGraphs, Manifest, read_manifest, segment_name, write_manifest
-from trt_vqgan.runtime import backends, bundle_engines, pipeline
+from trt_vqgan.runtime import backends, bundle_engines
 from trt_vqgan.runtime.backends import backend_reports
 from trt_vqgan.tensorrt_package import PACKAGES, RTX, TensorRT
 
@@ -53,7 +53,6 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     monkeypatch.setattr(backends, "_installed", lambda module: True)
     monkeypatch.setattr(backends, "find_tensorrt", find)
     monkeypatch.setattr(bundle_engines, "find_tensorrt", find)
-    monkeypatch.setattr(pipeline, "BACKENDS", ("auto", "onnxruntime", "cuda", "tensorrt"))
     return monkeypatch
 
 
@@ -111,8 +110,6 @@ def test_everything_that_is_missing_is_named(
         assert report.startswith("no, no NVIDIA driver on this machine; pycuda not installed (`pip install")
     assert told(tmp_path, manifest)["tensorrt"].endswith("; no engines (`trt-vqgan build` makes them)")
     assert "no graphs for GPUs" in told(tmp_path, read_manifest(demo_bundle))["cuda"]
-    machine.setattr(pipeline, "BACKENDS", ("auto", "onnxruntime"))
-    assert told(tmp_path, manifest)["cuda"].startswith("no, this version doesn't run it yet; ")
 
 
 def test_a_gpu_that_is_too_old(machine: pytest.MonkeyPatch, tmp_path: Path, manifest: Manifest) -> None:
