@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.kernels.decode_states import HIDDEN, POSITIONS, Step, random_step, run_kernel
-from tests.kernels.shim.shim import CSRC, ShimLibrary, load, run_sanitized
+from tests.kernels.shim.shim import CSRC, ShimLibrary, device_array, load, run_sanitized
+from trt_vqgan.benchmarks.kernel_cases.decode_states import HIDDEN, POSITIONS, Step, random_step, run_kernel
 from trt_vqgan.errors import ShapeError
 from trt_vqgan.kernels.launches.sample_codes import MAX_VOCABULARY, DecodeStateAddresses, sample_codes
 from trt_vqgan.kernels.reference.decode_state import (
@@ -35,7 +35,7 @@ def library() -> ShimLibrary:
 
 def by_definition(step: Step) -> Step:
     """Return the step done by the reference."""
-    done = step.copy()
+    done = step.placed(device_array)
     sample_step(
         done.logits,
         done.state,
@@ -48,7 +48,7 @@ def by_definition(step: Step) -> Step:
 
 def check(library: ShimLibrary, step: Step, *, seed: int = 0, kernel: str | None = None) -> None:
     """The kernel writes what the definition writes, bit for bit."""
-    wanted, found = by_definition(step), step.copy()
+    wanted, found = by_definition(step), step.placed(device_array)
     run_kernel(library, found, seed=seed, kernel=kernel)
     for name, array in found.written().items():
         np.testing.assert_array_equal(array, wanted.written()[name], err_msg=name)
@@ -260,7 +260,7 @@ def test_a_step_can_be_replayed(library: ShimLibrary) -> None:
     step.state.lengths[:] = 3
     step.state.columns[:] = 0
     step.state.ends[:] = [9, 0, 4, 9]
-    wanted, found = step.copy(), step.copy()
+    wanted, found = step.placed(device_array), step.placed(device_array)
     for replay in range(11):
         wanted = by_definition(wanted)
         run_kernel(library, found, seed=replay)

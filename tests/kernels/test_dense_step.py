@@ -7,20 +7,14 @@ import re
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
-from tests.kernels.shim.shim import CSRC, ShimLibrary, address, device_array, load, run_sanitized
+from tests.kernels.shim.shim import CSRC, ShimLibrary, load, run_sanitized
 from tests.tolerances import DENSE_STEP_LARGE_MEAN_RELATIVE, DENSE_STEP_RELATIVE, GELU_ABSOLUTE
+from trt_vqgan.benchmarks.kernel_cases.dense_step import KINDS
+from trt_vqgan.benchmarks.kernel_cases.dense_step import DenseCase as Case
 from trt_vqgan.errors import ShapeError
-from trt_vqgan.kernels.launches import dense_step as launches
-from trt_vqgan.kernels.launches.dense_step import DenseStep, LinearAddresses, NormAddresses, Workspace, plan_dense_step
-from trt_vqgan.kernels.packing import pack_weights
+from trt_vqgan.kernels.launches.dense_step import plan_dense_step
 from trt_vqgan.kernels.reference import dense_step as reference
-from trt_vqgan.kernels.reference.dense_step import Linear, Norm
-
-F32 = NDArray[np.float32]
-
-KINDS = ["norm_linear", "norm_linear_gelu", "norm_logits", "linear_residual"]
 
 # N, K, rows, multiprocessors: whole tiles and parts, K of one block and of several rounds, one split and many.
 CASES = [
@@ -42,88 +36,6 @@ def library() -> ShimLibrary:
     return load(["dense_step.cu"])
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Case:
-    """A layer, its input, and memory for the kernel."""
-
-    plan: DenseStep
-    layer: Linear
-    norm: Norm
-    x: F32
-    activations: NDArray[np.float16]
-    packed: NDArray[np.float16]
-    partials: F32
-    tickets: NDArray[np.int32]
-
-    @staticmethod
-    def random(outputs: int, inputs: int, rows: int, multiprocessors: int, *, offset: float = 0.0) -> Case:
-        rng = np.random.default_rng(outputs * inputs + rows)
-        plan = plan_dense_step(outputs=outputs, inputs=inputs, rows=rows, multiprocessors=multiprocessors)
-        weight = (rng.standard_normal((outputs, inputs)) / np.sqrt(inputs)).astype(np.float16)
-        return Case(
-            plan=plan,
-            layer=Linear(weight=weight, bias=device_array(rng.standard_normal(outputs).astype(np.float32))),
-            norm=Norm(
-                gain=device_array(rng.uniform(0.5, 2, inputs).astype(np.float32)),
-                bias=device_array(rng.standard_normal(inputs).astype(np.float32)),
-            ),
-            x=(rng.standard_normal((rows, inputs)) * 3 + offset).astype(np.float32),
-            activations=device_array(rng.standard_normal((rows, inputs)).astype(np.float16)),
-            packed=device_array(pack_weights(weight)),
-            partials=device_array(np.full(plan.partial_bytes // 4, np.nan, np.float32)),
-            tickets=device_array(np.zeros(plan.ticket_bytes // 4, np.int32)),
-        )
-
-    def magnitude(self, kind: str) -> NDArray[np.float64]:
-        """Return the sum of the absolute products of each result: what rounding errors are measured by."""
-        if kind == "linear_residual":
-            read = self.activations.astype(np.float64)
-        else:
-            read = reference.layer_norm(self.x, self.norm)
-        return np.abs(read) @ np.abs(self.layer.weight.astype(np.float64)).T
-
-    def residual(self) -> F32:
-        rng = np.random.default_rng(3)
-        return rng.standard_normal((self.plan.rows, self.plan.outputs)).astype(np.float32)
-
-    def wanted(self, kind: str) -> NDArray[np.floating]:
-        if kind == "linear_residual":
-            x = self.residual()
-            reference.linear_residual(self.activations, self.layer, x)
-            return x
-        result: NDArray[np.floating] = getattr(reference, kind)(self.x, self.norm, self.layer)
-        return result
-
-    def found(
-        self, library: ShimLibrary, kind: str, *, seed: int = 0, kernel: str | None = None
-    ) -> NDArray[np.floating]:
-        layer = LinearAddresses(
-            weights=int(address(self.packed)),
-            bias=0 if self.layer.bias is None else int(address(self.layer.bias)),
-        )
-        workspace = Workspace(partials=int(address(self.partials)), tickets=int(address(self.tickets)))
-        if kind == "linear_residual":
-            out: NDArray[np.floating] = device_array(self.residual())
-            launch = launches.linear_residual(
-                self.plan,
-                layer=layer,
-                workspace=workspace,
-                activations=int(address(self.activations)),
-                x=int(address(out)),
-            )
-        else:
-            x = device_array(self.x)
-            dtype = np.float32 if kind == "norm_logits" else np.float16
-            out = device_array(np.full((self.plan.rows, self.plan.outputs), np.nan, dtype))
-            norm = NormAddresses(gain=int(address(self.norm.gain)), bias=int(address(self.norm.bias)))
-            launch = getattr(launches, kind)(
-                self.plan, layer=layer, norm=norm, workspace=workspace, x=int(address(x)), out=int(address(out))
-            )
-        library.launch(dataclasses.replace(launch, kernel=kernel or launch.kernel), seed=seed)
-        assert not self.tickets.any()
-        return out
-
-
 def check(
     library: ShimLibrary,
     case: Case,
@@ -133,13 +45,7 @@ def check(
     kernel: str | None = None,
     relative: float = DENSE_STEP_RELATIVE,
 ) -> None:
-    wanted = case.wanted(kind).astype(np.float64)
-    found = case.found(library, kind, seed=seed, kernel=kernel)
-    allowed = relative * case.magnitude(kind) + GELU_ABSOLUTE
-    # the result's own rounding may go to either side
-    allowed += np.abs(wanted) * (2.0**-10 if found.dtype == np.float16 else 2.0**-23)
-    error = np.abs(found.astype(np.float64) - wanted)
-    assert (error <= allowed).all(), f"{kind}: {(error / allowed).max()} of what is allowed"
+    case.check(library, kind, relative=relative, absolute=GELU_ABSOLUTE, seed=seed, kernel=kernel)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.kernels.shim.shim import CSRC, ShimLibrary, address, device_array, load, run_sanitized
+from tests.kernels.shim.shim import CSRC, ShimLibrary, load, run_sanitized
+from trt_vqgan.benchmarks.kernel_cases.equal import check_embedding
 from trt_vqgan.errors import ShapeError
 from trt_vqgan.kernels.launches.embed_tokens import embed_tokens as launch_of
 from trt_vqgan.kernels.reference.embed_tokens import embed_tokens
@@ -18,37 +19,12 @@ def library() -> ShimLibrary:
     return load(["embed_tokens.cu"])
 
 
-def _check(library: ShimLibrary, batch: int, length: int, hidden: int, tables: type[np.floating]) -> None:
-    rng = np.random.default_rng(hidden)
-    token_embedding = device_array(rng.standard_normal((11, hidden)).astype(tables))
-    position_embedding = device_array(rng.standard_normal((9, hidden)).astype(tables))
-    tokens = device_array(rng.integers(0, 11, (batch, length)).astype(np.int32))
-    positions = device_array(rng.integers(0, 9, (batch, length)).astype(np.int32))
-    wanted = np.full((batch, length, hidden), np.nan, np.float32)
-    found = device_array(wanted)
-    embed_tokens(tokens, positions, token_embedding=token_embedding, position_embedding=position_embedding, out=wanted)
-    plain = token_embedding[tokens].astype(np.float32) + position_embedding[positions].astype(np.float32)
-    np.testing.assert_array_equal(wanted, plain)
-    launch = launch_of(
-        tokens=int(address(tokens)),
-        positions=int(address(positions)),
-        token_embedding=int(address(token_embedding)),
-        position_embedding=int(address(position_embedding)),
-        out=int(address(found)),
-        rows=batch * length,
-        hidden_size=hidden,
-        tables=np.dtype(tables),
-    )
-    library.launch(launch, seed=1)
-    np.testing.assert_array_equal(found, wanted)
-
-
 @pytest.mark.parametrize(("batch", "length", "hidden"), CASES)
 @pytest.mark.parametrize("tables", [np.float16, np.float32])
 def test_kernel_is_the_definition(
     library: ShimLibrary, batch: int, length: int, hidden: int, tables: type[np.floating]
 ) -> None:
-    _check(library, batch, length, hidden, tables)
+    check_embedding(library, batch, length, hidden, tables)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +42,7 @@ def test_planted_faults_are_caught(right: str, wrong: str, tmp_path_factory: pyt
     library = load([path])
     with pytest.raises(AssertionError):
         for case in CASES:
-            _check(library, *case, np.float16)
+            check_embedding(library, *case, np.float16)
 
 
 def test_wrong_arrays_are_refused() -> None:

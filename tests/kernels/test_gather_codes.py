@@ -7,6 +7,7 @@ import pytest
 from numpy.typing import DTypeLike
 
 from tests.kernels.shim.shim import address, device_array, load, load_with_fault, run_sanitized
+from trt_vqgan.benchmarks.kernel_cases.equal import check_gather
 from trt_vqgan.errors import ShapeError
 from trt_vqgan.kernels.launches.gather_codes import gather_codes as launch_of
 from trt_vqgan.kernels.reference.gather_codes import gather_codes
@@ -17,21 +18,7 @@ SOURCE = "gather_codes.cu"
 @pytest.mark.parametrize(("rows", "size", "dim"), [(1, 1, 4), (37, 9, 3), (300, 64, 256), (5, 16384, 8)])
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 def test_equal_to_the_definition(rows: int, size: int, dim: int, dtype: DTypeLike) -> None:
-    rng = np.random.default_rng(rows)
-    codebook = device_array(rng.standard_normal((size, dim)).astype(dtype))
-    codes = device_array(rng.integers(0, size, rows).astype(np.int32))
-    out = device_array(np.full((rows, dim), 7, dtype))
-    launch = launch_of(
-        codes=int(address(codes)),
-        codebook=int(address(codebook)),
-        out=int(address(out)),
-        rows=rows,
-        size=size,
-        entry_bytes=codebook[0].nbytes,
-    )
-    load([SOURCE]).launch(launch, seed=1)
-    np.testing.assert_array_equal(out, gather_codes(codes, codebook))
-    np.testing.assert_array_equal(out, codebook[codes])
+    check_gather(load([SOURCE]), rows, size, dim, dtype)
 
 
 @pytest.mark.parametrize("dim", [3, 8])

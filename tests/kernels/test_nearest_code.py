@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import tracemalloc
-from collections.abc import Callable
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from trt_vqgan.benchmarks.kernel_cases.nearest_code import (
+    CASES,
+    Case,
+    code_plus_noise,
+    fresh_codebook,
+    gaussian,
+    offset,
+)
 from trt_vqgan.errors import ShapeError
 from trt_vqgan.kernels.reference.nearest_code import nearest_code, nearest_code_plain
 
@@ -40,82 +47,18 @@ def test_plain_is_the_definition(rows: int, size: int, dim: int) -> None:
     np.testing.assert_array_equal(nearest_code_plain(z, codebook), _by_definition(z, codebook))
 
 
-def _gaussian(rng: np.random.Generator, rows: int, size: int, dim: int) -> tuple[F32, F32]:
-    return rng.standard_normal((rows, dim), np.float32), rng.standard_normal((size, dim), np.float32)
-
-
-def _code_plus_noise(rng: np.random.Generator, rows: int, size: int, dim: int) -> tuple[F32, F32]:
-    codebook = rng.standard_normal((size, dim), np.float32)
-    noise = 0.1 * rng.standard_normal((rows, dim), np.float32)
-    return codebook[rng.integers(0, size, rows)] + noise, codebook
-
-
-def _duplicates(rng: np.random.Generator, rows: int, size: int, dim: int) -> tuple[F32, F32]:
-    codebook = rng.standard_normal((max(size // 4, 1), dim), np.float32)[rng.integers(0, max(size // 4, 1), size)]
-    return codebook[rng.integers(0, size, rows)] + np.float32(0.25), codebook
-
-
-def _fresh_codebook(rng: np.random.Generator, rows: int, size: int, dim: int) -> tuple[F32, F32]:
-    """As the published initialisation: entries so small that float32 distances tie by the hundred."""
-    codebook = rng.uniform(-1 / size, 1 / size, (size, dim)).astype(np.float32)
-    return 4 * rng.standard_normal((rows, dim), np.float32), codebook
-
-
-def _dead_codes(rng: np.random.Generator, rows: int, size: int, dim: int) -> tuple[F32, F32]:
-    codebook = rng.standard_normal((size, dim), np.float32)
-    codebook[rng.random(size) < 0.95] = 0
-    return 1e-3 * rng.standard_normal((rows, dim), np.float32), codebook
-
-
-def _offset(rng: np.random.Generator, rows: int, size: int, dim: int) -> tuple[F32, F32]:
-    codebook = (100 + 0.01 * rng.standard_normal((size, dim))).astype(np.float32)
-    return (100 + 0.01 * rng.standard_normal((rows, dim))).astype(np.float32), codebook
-
-
-def _integers(rng: np.random.Generator, rows: int, size: int, dim: int) -> tuple[F32, F32]:
-    z, codebook = rng.integers(-1, 2, (rows, dim)), rng.integers(-1, 2, (size, dim))
-    return z.astype(np.float32), codebook.astype(np.float32)
-
-
-def _tiny(rng: np.random.Generator, rows: int, size: int, dim: int) -> tuple[F32, F32]:
-    """Squares that underflow."""
-    z, codebook = _gaussian(rng, rows, size, dim)
-    return z * np.float32(1e-22), codebook * np.float32(1e-22)
-
-
-def _huge(rng: np.random.Generator, rows: int, size: int, dim: int) -> tuple[F32, F32]:
-    """Squares that overflow, some of them."""
-    z, codebook = _gaussian(rng, rows, size, dim)
-    return z * np.float32(1e19), codebook * np.float32(1e19)
-
-
-CASES: list[Callable[[np.random.Generator, int, int, int], tuple[F32, F32]]] = [
-    _gaussian,
-    _code_plus_noise,
-    _duplicates,
-    _fresh_codebook,
-    _dead_codes,
-    _offset,
-    _integers,
-    _tiny,
-    _huge,
-]
-
-
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize(
     ("rows", "size", "dim"),
     [(1, 1, 4), (7, 2, 4), (9, 16384, 4), (33, 63, 16), (17, 65, 64), (40, 1024, 32), (6, 1024, 256), (3, 300, 512)],
 )
-def test_equal_to_plain(
-    case: Callable[[np.random.Generator, int, int, int], tuple[F32, F32]], rows: int, size: int, dim: int
-) -> None:
+def test_equal_to_plain(case: Case, rows: int, size: int, dim: int) -> None:
     z, codebook = case(np.random.default_rng(rows * size + dim), rows, size, dim)
     np.testing.assert_array_equal(nearest_code(z, codebook), nearest_code_plain(z, codebook))
 
 
 def test_wide_and_large() -> None:
-    z, codebook = _code_plus_noise(np.random.default_rng(1), 8, 16384, 256)
+    z, codebook = code_plus_noise(np.random.default_rng(1), 8, 16384, 256)
     np.testing.assert_array_equal(nearest_code(z, codebook), nearest_code_plain(z, codebook))
 
 
@@ -128,7 +71,7 @@ def test_ties_go_to_the_lowest_index() -> None:
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_rows_and_entries_that_are_not_finite(value: float) -> None:
-    z, codebook = _gaussian(np.random.default_rng(3), 6, 40, 8)
+    z, codebook = gaussian(np.random.default_rng(3), 6, 40, 8)
     z[0] = value
     z[1, 5] = value
     codebook[0] = value
@@ -144,7 +87,7 @@ def test_no_rows() -> None:
 
 
 def test_strided_input_is_read_as_it_is() -> None:
-    z, codebook = _gaussian(np.random.default_rng(4), 12, 30, 8)
+    z, codebook = gaussian(np.random.default_rng(4), 12, 30, 8)
     np.testing.assert_array_equal(
         nearest_code(np.asfortranarray(z), codebook[::-1]), nearest_code(z, codebook[::-1].copy())
     )
@@ -152,14 +95,14 @@ def test_strided_input_is_read_as_it_is() -> None:
 
 def test_the_comparison_notices_a_plain_float32_product() -> None:
     """A planted fault: distances by one float32 matrix product, as published, differ from the definition."""
-    z, codebook = _offset(np.random.default_rng(5), 64, 512, 64)
+    z, codebook = offset(np.random.default_rng(5), 64, 512, 64)
     published = (z * z).sum(1)[:, None] + (codebook * codebook).sum(1) - 2 * z @ codebook.T
     assert (published.argmin(axis=1) != nearest_code_plain(z, codebook)).any()
 
 
 def test_the_comparison_notices_a_bound_that_is_too_tight(monkeypatch: pytest.MonkeyPatch) -> None:
     """A planted fault: without the search among candidates the exact minimum is returned, not the float32 one."""
-    z, codebook = _fresh_codebook(np.random.default_rng(6), 48, 8192, 64)
+    z, codebook = fresh_codebook(np.random.default_rng(6), 48, 8192, 64)
     expected = nearest_code_plain(z, codebook)
     np.testing.assert_array_equal(nearest_code(z, codebook), expected)
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from tests.kernels.shim.shim import ShimLibrary, address, device_array, load, load_with_fault, run_sanitized
-from tests.kernels.test_nearest_code import CASES
+from trt_vqgan.benchmarks.kernel_cases.equal import look_up
+from trt_vqgan.benchmarks.kernel_cases.nearest_code import CASES, Case
 from trt_vqgan.errors import ShapeError
 from trt_vqgan.kernels.launches.nearest_code import NearestCodePlan
 from trt_vqgan.kernels.packed_codebook import PackedCodebook, pack_codebook
@@ -18,7 +18,6 @@ from trt_vqgan.kernels.reference.nearest_code import nearest_code, nearest_code_
 
 F32 = NDArray[np.float32]
 I32 = NDArray[np.int32]
-Case = Callable[[np.random.Generator, int, int, int], tuple[F32, F32]]
 
 SOURCE = "nearest_code.cu"
 SHARED_LIMIT = 227 << 10
@@ -40,20 +39,7 @@ def _look_up(
     seed: int = 1,
 ) -> tuple[I32, I32]:
     """Return codes and looks, both int32 (M,), of z (M, D)."""
-    rows = len(z)
-    plan = NearestCodePlan(codebook=packed, rows=rows, multiprocessors=multiprocessors, shared_limit=shared_limit)
-    latents, memory = device_array(z), device_array(packed.memory)
-    workspace = device_array(np.full(max(1, plan.workspace_bytes), 0xFF, np.uint8))
-    codes, looks = (device_array(np.full(rows, -7, np.int32)) for _ in range(2))
-    for launch in plan.launches(
-        z=int(address(latents)),
-        codebook=int(address(memory)),
-        codes=int(address(codes)),
-        workspace=int(address(workspace)),
-        looks=int(address(looks)),
-    ):
-        library.launch(launch, seed=seed)
-    return codes, looks
+    return look_up(library, z, packed, multiprocessors=multiprocessors, shared_limit=shared_limit, seed=seed)
 
 
 def _rng(*parts: object) -> np.random.Generator:

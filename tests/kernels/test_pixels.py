@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import DTypeLike
 
-from tests.kernels.shim.shim import ShimLibrary, address, device_array, load, load_with_fault, run_sanitized
+from tests.kernels.shim.shim import load, load_with_fault, run_sanitized
+from trt_vqgan.benchmarks.kernel_cases.equal import random_planes, run_pixels
 from trt_vqgan.errors import ShapeError
 from trt_vqgan.kernels.launches.pixels import pixels as launch_of
 from trt_vqgan.kernels.reference.pixels import pixels
@@ -15,44 +16,19 @@ from trt_vqgan.runtime.autoencoder import to_uint8
 SOURCE = "pixels.cu"
 
 
-def _planes(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[np.floating]:
-    rng = np.random.default_rng(shape[-1])
-    planes = rng.uniform(-1.3, 1.3, shape)
-    flat = planes.reshape(-1)
-    levels = (np.arange(256) / 127.5 - 1)[: flat.size]  # the edges between grey levels
-    flat[: len(levels)] = levels
-    return planes.astype(dtype)
-
-
-def _run(library: ShimLibrary, planes: NDArray[np.floating]) -> NDArray[np.uint8]:
-    batch, channels, height, width = planes.shape
-    given, pictures = device_array(planes), device_array(np.full((batch, height, width, channels), 99, np.uint8))
-    launch = launch_of(
-        planes=int(address(given)),
-        pictures=int(address(pictures)),
-        batch=batch,
-        channels=channels,
-        height=height,
-        width=width,
-        dtype=planes.dtype,
-    )
-    library.launch(launch, seed=1)
-    return pictures
-
-
 SHAPES = [(1, 3, 16, 16), (2, 3, 32, 48), (2, 3, 5, 7), (1, 1, 16, 16), (2, 4, 3, 3), (1, 3, 1, 1)]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 def test_equal_to_the_definition(shape: tuple[int, ...], dtype: DTypeLike) -> None:
-    planes = _planes(shape, dtype)
-    np.testing.assert_array_equal(_run(load([SOURCE]), planes), pixels(planes))
+    planes = random_planes(shape, dtype)
+    np.testing.assert_array_equal(run_pixels(load([SOURCE]), planes), pixels(planes))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_definition_is_what_the_runtime_does(shape: tuple[int, ...]) -> None:
-    planes = _planes(shape, np.float32)
+    planes = random_planes(shape, np.float32)
     np.testing.assert_array_equal(pixels(planes), np.stack([to_uint8(picture) for picture in planes]))
 
 
@@ -63,13 +39,13 @@ def test_values_that_are_no_pixels(dtype: DTypeLike) -> None:
     )
     expected = [0, 255, 0, 255, 0, 255, 0, 253, 127, 127, 127, 127]
     np.testing.assert_array_equal(pixels(values).transpose(0, 3, 1, 2).reshape(-1), expected)
-    np.testing.assert_array_equal(_run(load([SOURCE]), values), pixels(values))
+    np.testing.assert_array_equal(run_pixels(load([SOURCE]), values), pixels(values))
 
 
 def test_every_half() -> None:
     values = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
     planes = np.stack([values, values[::-1], np.roll(values, 5)]).reshape(1, 3, 256, 256)
-    np.testing.assert_array_equal(_run(load([SOURCE]), planes), pixels(planes))
+    np.testing.assert_array_equal(run_pixels(load([SOURCE]), planes), pixels(planes))
 
 
 @pytest.mark.parametrize(
@@ -85,8 +61,8 @@ def test_every_half() -> None:
     ids=["rounded", "channels shifted", "fused"],
 )
 def test_planted_faults_show(right: str, wrong: str) -> None:
-    planes = _planes((1, 3, 32, 48), np.float32)
-    assert not np.array_equal(_run(load_with_fault(SOURCE, right, wrong), planes), pixels(planes))
+    planes = random_planes((1, 3, 32, 48), np.float32)
+    assert not np.array_equal(run_pixels(load_with_fault(SOURCE, right, wrong), planes), pixels(planes))
 
 
 def test_shapes_under_the_address_sanitizer() -> None:

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
 
-from tests.kernels.shim.shim import CSRC, ShimLibrary, address, device_array, load, run_sanitized
+from tests.kernels.shim.shim import CSRC, ShimLibrary, load, run_sanitized
 from tests.tolerances import GELU_ABSOLUTE, LAYER_NORM_ABSOLUTE
+from trt_vqgan.benchmarks.kernel_cases import rows as rows_cases
+from trt_vqgan.benchmarks.kernel_cases.rows import BIAS_KINDS
 from trt_vqgan.errors import ShapeError
 from trt_vqgan.kernels.launches import bias as bias_launches
 from trt_vqgan.kernels.launches.layer_norm import layer_norm as layer_norm_launch
-from trt_vqgan.kernels.reference import dense_step as reference
-from trt_vqgan.kernels.reference.dense_step import Norm
 
 SOURCES = ["layer_norm.cu", "bias.cu"]
 SIZES = [(1, 8), (3, 104), (5, 264), (9, 1032), (64, 40)]
-HALF = 2.0**-10  # a rounding to half that falls to the other side
 
 
 @pytest.fixture(scope="module")
@@ -24,43 +21,12 @@ def library() -> ShimLibrary:
     return load(SOURCES)
 
 
-def _close(found: NDArray[np.floating], wanted: NDArray[np.floating], absolute: float) -> None:
-    relative = HALF if found.dtype == np.float16 else 2.0**-23
-    error = np.abs(found.astype(np.float64) - wanted)
-    assert (error <= absolute + relative * np.abs(wanted)).all(), error.max()
-
-
 def check_layer_norm(library: ShimLibrary, rows: int, hidden: int) -> None:
-    rng = np.random.default_rng(hidden)
-    x = device_array((3 * rng.standard_normal((rows, hidden)) + 5).astype(np.float32))
-    gain, bias = (device_array(rng.standard_normal(hidden).astype(np.float32)) for _ in range(2))
-    out = device_array(np.full((rows, hidden), np.nan, np.float16))
-    pointers = {"x": x, "gain": gain, "bias": bias, "out": out}
-    library.launch(
-        layer_norm_launch(
-            **{name: int(address(array)) for name, array in pointers.items()}, rows=rows, hidden_size=hidden
-        ),
-        seed=1,
-    )
-    _close(out, reference.layer_norm(x, Norm(gain=gain, bias=bias)), LAYER_NORM_ABSOLUTE)
+    rows_cases.check_layer_norm(library, rows, hidden, absolute=LAYER_NORM_ABSOLUTE)
 
 
 def check_bias(library: ShimLibrary, kind: str, rows: int, columns: int) -> None:
-    rng = np.random.default_rng(columns)
-    y = device_array((2 * rng.standard_normal((rows, columns))).astype(np.float16))
-    bias = device_array(rng.standard_normal(columns).astype(np.float32))
-    x = device_array(rng.standard_normal((rows, columns)).astype(np.float32))
-    wanted_y, wanted_x = y.copy(), x.copy()
-    pointers = {"y": int(address(y)), "bias": int(address(bias))}
-    if kind == "bias_residual":
-        pointers["x"] = int(address(x))
-        reference.bias_residual(wanted_y, bias, wanted_x)
-    else:
-        getattr(reference, kind)(wanted_y, bias)
-    launch = getattr(bias_launches, kind)(**pointers, rows=rows, columns=columns)
-    library.launch(launch, seed=1)
-    _close(y, wanted_y.astype(np.float64), GELU_ABSOLUTE)
-    _close(x, wanted_x.astype(np.float64), GELU_ABSOLUTE)
+    rows_cases.check_bias(library, kind, rows, columns, absolute=GELU_ABSOLUTE)
 
 
 @pytest.mark.parametrize(("rows", "hidden"), SIZES)
@@ -69,7 +35,7 @@ def test_layer_norm(library: ShimLibrary, rows: int, hidden: int) -> None:
 
 
 @pytest.mark.parametrize(("rows", "columns"), SIZES)
-@pytest.mark.parametrize("kind", ["bias_add", "bias_gelu", "bias_residual"])
+@pytest.mark.parametrize("kind", BIAS_KINDS)
 def test_bias(library: ShimLibrary, kind: str, rows: int, columns: int) -> None:
     check_bias(library, kind, rows, columns)
 

@@ -17,7 +17,7 @@ import tempfile
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -80,6 +80,14 @@ class ShimLibrary:
         while (name := self._library.cusim_name(index)) is not None:
             self.signatures[name.decode()] = self._library.cusim_signature(index).decode()
             index += 1
+
+    def place(self, values: NDArray[_Scalar]) -> NDArray[_Scalar]:
+        """Return `device_array` of ``values``: with `address`, the library is a KernelRunner of the package's cases."""
+        return device_array(values)
+
+    def address(self, array: NDArray[Any]) -> np.uint64:
+        """Return `address` of ``array``."""
+        return address(array)
 
     def launch(self, launch: Launch, *, seed: int = 0) -> None:
         """Run every block of ``launch`` to its end.

@@ -1,13 +1,15 @@
-"""Random decode states, and their last operation run by the kernel on the processor."""
+"""Random decode states, and their last operation run by the kernel."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tests.kernels.shim.shim import ShimLibrary, address, device_array
+from trt_vqgan.benchmarks.kernel_cases.runner import KernelRunner
 from trt_vqgan.kernels.launches.sample_codes import DecodeStateAddresses, sample_codes
 from trt_vqgan.kernels.reference.decode_state import FREE, KEEP_ALL, SAMPLING_ROW, DecodeState
 from trt_vqgan.kernels.reference.sample_codes import exponent_rate
@@ -25,18 +27,18 @@ class Step:
     logits: F32
     state: DecodeState
     x: F32
-    token_embedding: NDArray[np.floating]
-    position_embedding: NDArray[np.floating]
+    token_embedding: NDArray[np.floating[Any]]
+    position_embedding: NDArray[np.floating[Any]]
 
-    def copy(self) -> Step:
-        """Return the same in memory of its own, as a device has it."""
+    def placed(self, place: Callable[[NDArray[Any]], NDArray[Any]]) -> Step:
+        """Return the same in memory where ``place`` puts it."""
         arrays = {field.name: getattr(self.state, field.name) for field in dataclasses.fields(self.state)}
         return Step(
-            logits=device_array(self.logits),
-            state=DecodeState(**{name: device_array(array) for name, array in arrays.items()}),
-            x=device_array(self.x),
-            token_embedding=device_array(self.token_embedding),
-            position_embedding=device_array(self.position_embedding),
+            logits=place(self.logits),
+            state=DecodeState(**{name: place(array) for name, array in arrays.items()}),
+            x=place(self.x),
+            token_embedding=place(self.token_embedding),
+            position_embedding=place(self.position_embedding),
         )
 
     def written(self) -> dict[str, NDArray[np.generic]]:
@@ -52,8 +54,8 @@ class Step:
 def random_logits(rng: np.random.Generator, rows: int, vocabulary: int, kind: int) -> F32:
     """Rows of seven kinds: plain, rounded to float16, on a coarse grid, all equal, with -inf, with zeros of both signs,
     and far apart."""
-    logits = rng.standard_normal((rows, vocabulary)).astype(np.float32) * rng.choice([0.1, 1, 4, 30])
-    logits = logits.astype(np.float32)
+    scaled = rng.standard_normal((rows, vocabulary)).astype(np.float32) * rng.choice([0.1, 1, 4, 30])
+    logits: F32 = scaled.astype(np.float32)
     if kind == 1:
         logits = logits.astype(np.float16).astype(np.float32)
     elif kind == 2:
@@ -64,7 +66,7 @@ def random_logits(rng: np.random.Generator, rows: int, vocabulary: int, kind: in
         logits[rng.random(logits.shape) < 0.7] = -np.inf
         logits[np.arange(rows), rng.integers(0, vocabulary, rows)] = 1
     elif kind == 5:
-        logits = np.where(logits > 0, np.float32(0.0), np.float32(-0.0))
+        logits = np.where(logits > 0, np.float32(0.0), np.float32(-0.0)).astype(np.float32)
     elif kind == 6:
         logits *= np.float32(1e30)
     return logits
@@ -76,7 +78,7 @@ def random_sampling(rng: np.random.Generator, batch: int, codebook_size: int) ->
     for row in sampling:
         row["seed"] = rng.integers(0, 2**64, dtype=np.uint64)
         row["rate"] = exponent_rate(float(rng.choice([0.5, 1.0, 1.3])))
-        row["top_k"] = rng.choice([1, 2, rng.integers(1, codebook_size + 1), codebook_size, KEEP_ALL])
+        row["top_k"] = rng.choice(np.array([1, 2, rng.integers(1, codebook_size + 1), codebook_size, KEEP_ALL]))
         row["top_p"] = rng.choice(np.array([0, 1e-6, 0.3, 0.5, 0.92, 0.999, 1], np.float32))
         row["greedy"] = rng.random() < 0.1
         row["guidance_scale"] = rng.choice([0, 1, 2.5, 7])
@@ -92,7 +94,7 @@ def random_step(
     codebook_size: int | None = None,
     kind: int = 0,
     guided: bool = False,
-    tables: type[np.floating] = np.float16,
+    tables: type[np.floating[Any]] = np.float16,
     num_codes: int = 9,
 ) -> Step:
     """A step in which rows stand at different columns, some with forced codes, the second (of several) finished."""
@@ -122,15 +124,15 @@ def random_step(
     )
 
 
-def run_kernel(library: ShimLibrary, step: Step, *, seed: int = 0, kernel: str | None = None) -> None:
+def run_kernel(runner: KernelRunner, step: Step, *, seed: int = 0, kernel: str | None = None) -> None:
     """Do the step in place; ``kernel`` names another than the one that the vocabulary asks for."""
     fields = [field.name for field in dataclasses.fields(DecodeStateAddresses)]
     launch = sample_codes(
-        DecodeStateAddresses(**{name: int(address(getattr(step.state, name))) for name in fields}),
-        logits=int(address(step.logits)),
-        x=int(address(step.x)),
-        token_embedding=int(address(step.token_embedding)),
-        position_embedding=int(address(step.position_embedding)),
+        DecodeStateAddresses(**{name: int(runner.address(getattr(step.state, name))) for name in fields}),
+        logits=int(runner.address(step.logits)),
+        x=int(runner.address(step.x)),
+        token_embedding=int(runner.address(step.token_embedding)),
+        position_embedding=int(runner.address(step.position_embedding)),
         batch=len(step.state.columns),
         num_codes=step.state.codes.shape[1],
         vocabulary=step.logits.shape[1],
@@ -141,4 +143,4 @@ def run_kernel(library: ShimLibrary, step: Step, *, seed: int = 0, kernel: str |
     )
     if kernel is not None:
         launch = dataclasses.replace(launch, kernel=kernel)
-    library.launch(launch, seed=seed)
+    runner.launch(launch, seed=seed)
