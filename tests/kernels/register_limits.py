@@ -1,0 +1,20 @@
+"""How many registers a thread of each kernel may take, on every architecture, and why."""
+
+from __future__ import annotations
+
+DEFAULT = 64  # 1024 threads of a multiprocessor's 65536 registers
+
+_LIMITS = {
+    # A warp's 64 x 64 sums are 128 registers; two blocks of 128 threads fit with up to 255.
+    "nearest_code_tiles": 224,
+    # Sums of head_size x 16 a warp, and more queries a warp in _64; blocks of 128 threads, three and two of which fit.
+    "cached_attention_prefix": 168,
+    "cached_attention_tokens_16": 168,
+    "cached_attention_tokens_64": 224,
+}
+
+
+def limit_of(kernel: str) -> int:
+    """Return the limit of the longest entry that ``kernel`` begins with."""
+    fitting = [prefix for prefix in _LIMITS if kernel.startswith(prefix)]
+    return _LIMITS[max(fitting, key=len)] if fitting else DEFAULT
