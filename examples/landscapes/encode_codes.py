@@ -51,6 +51,7 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("codes", type=Path, help="folder of codes.npy and kinds.npy")
     parser.add_argument("--map", choices=("images", *MAPS), default="images")
+    parser.add_argument("--first", type=int, help=f"how many pictures, whole chunks of {CHUNK}; all by default")
     parser.add_argument("--exact", action="store_true", help="float32: for held-out sets")
     options = parser.parse_args()
     landscapes = open_set(options.set)
@@ -58,13 +59,14 @@ def main() -> None:
     model.load_state_dict(read_weights(options.checkpoint, ""))
     model.eval().requires_grad_(False)
     options.codes.mkdir(parents=True, exist_ok=True)
-    n, side = len(landscapes.kinds), model.spec.latent_size
+    n = len(landscapes.kinds) if options.first is None else min(options.first, len(landscapes.kinds))
+    side = model.spec.latent_size
     path, done_path = options.codes / "codes.npy", options.codes / "done.npy"
     if not path.exists():
         np.lib.format.open_memmap(path, mode="w+", dtype=np.uint16, shape=(n, 2, side, side))
         np.save(done_path, np.zeros(-(-n // CHUNK), bool))
     codes, done = np.load(path, mmap_mode="r+"), np.load(done_path)
-    np.save(options.codes / "kinds.npy", np.asarray(landscapes.kinds))
+    np.save(options.codes / "kinds.npy", np.asarray(landscapes.kinds[:n]))
     workers = Workers(2)
     work = functools.partial(encode, model, landscapes, options.map, exact=options.exact)
     left = np.flatnonzero(~done)

@@ -83,7 +83,7 @@ def merge(bundles: dict[str, Path], out: Path) -> None:
 
 
 def write_maps(folder: Path, landscapes: LandscapeSet) -> None:
-    """Write example maps of held-out scenes, palette and 16-bit grey PNG, and a mask that keeps a picture's left."""
+    """Write held-out scenes: label maps (palette PNG), depth (16-bit grey PNG), pictures; and a mask of a left half."""
     folder.mkdir(parents=True)
     palette = np.array([PALETTE[name] for name in CLASSES], np.uint8)
     for row in MAP_ROWS:
@@ -92,6 +92,7 @@ def write_maps(folder: Path, landscapes: LandscapeSet) -> None:
         labels = labels.convert("P")
         labels.putpalette(palette.tobytes())
         labels.save(folder / f"segmentation-{kind}.png", optimize=True)
+        Image.fromarray(np.asarray(landscapes.images[row])).save(folder / f"picture-{kind}.png", optimize=True)
         near = (disparity(np.asarray(landscapes.depth[row : row + 1]))[0] + 1) / 2
         Image.fromarray(np.round(near * 65535).astype(np.uint16)).save(folder / f"depth-{kind}.png", optimize=True)
     mask = np.zeros(landscapes.labels.shape[1:], np.uint8)

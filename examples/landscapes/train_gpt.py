@@ -40,6 +40,9 @@ from trt_vqgan.spec import TransformerSpec
 
 NULL_CLASS = len(KINDS)
 CLASS_DROPOUT = 0.1
+NOISE = 0.5
+"""Share of picture codes that a map's model sees replaced at first, falling to none at 0.6 of the steps (the published
+`pkeep`): it learns to look at its map, since its own last codes tell less."""
 BATCH = 8
 """Sequences a worker and step."""
 PEAK_RATE = 1.2e-3
@@ -150,9 +153,13 @@ def initialize(model: GPT) -> None:
             nn.init.zeros_(parameter)
 
 
-def picture_nats(model: GPT, condition: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
-    """Return nats (B, T) of picture codes int64 (B, T) after condition tokens int64 (B, C)."""
-    logits = model(torch.cat([condition, codes[:, :-1]], 1))[:, condition.shape[1] - 1 :].float()
+def picture_nats(
+    model: GPT, condition: torch.Tensor, codes: torch.Tensor, seen: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Return nats (B, T) of picture codes int64 (B, T) after condition tokens int64 (B, C) and the codes ``seen``."""
+    logits = model(torch.cat([condition, (codes if seen is None else seen)[:, :-1]], 1))[
+        :, condition.shape[1] - 1 :
+    ].float()
     # one row a code: with the vocabulary strided, as (B, V, T), the CPU's log-softmax is several times slower
     nats = F.cross_entropy(logits.reshape(-1, logits.shape[2]), codes.reshape(-1), reduction="none")
     return nats.view(codes.shape)
@@ -179,13 +186,20 @@ class GptTraining:
         self.workers = Workers(2)
 
     def start_from(self, weights: dict[str, torch.Tensor]) -> None:
-        """Begin with another GPT's weights; one of shorter sequences gives its positions to the last ones of these.
+        """Begin with another GPT's weights; a class model's sequences may be shorter.
 
-        So a class model hands on what it knows of pictures: its class's place becomes the last condition token's.
+        Its positions go to the last ones of these, so it hands on what it knows of pictures. The condition token of a
+        place also starts with the position of that place, plus one vector that tells condition from picture: attention
+        finds it at once, where random positions were still hardly used after 500 steps.
         """
         kept = {k: v for k, v in weights.items() if not k.endswith("attn.mask")}
         positions = self.model.pos_emb.detach().clone()
-        positions[:, positions.shape[1] - kept["pos_emb"].shape[1] :] = kept["pos_emb"]
+        known = kept["pos_emb"]
+        added = positions.shape[1] - known.shape[1]
+        if added:
+            kind = torch.randn(known.shape[2], generator=torch.Generator().manual_seed(0)) * known.std()
+            positions[:, :added] = known[:, :added] + kind
+        positions[:, added:] = known
         self.model.load_state_dict({**kept, "pos_emb": positions})
         self.average = Average(self.model, decay=AVERAGE_DECAY)
 
@@ -225,10 +239,14 @@ class GptTraining:
             condition[torch.from_numpy(rng.random(len(rows)) < CLASS_DROPOUT)] = NULL_CLASS
         torch.manual_seed(step)
         self.model.train()
+        seen = codes
+        if not self.sequences.is_class:
+            noise = torch.from_numpy(rng.random(codes.shape) < NOISE * max(0.0, 1 - step / (0.6 * self.run.steps)))
+            seen = torch.where(noise, torch.randint(self.model.spec.vocab_size, codes.shape), codes)
 
         def work(part: slice) -> tuple[float, tuple[torch.Tensor, ...]]:
             with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
-                loss = picture_nats(self.model, condition[part], codes[part]).mean()
+                loss = picture_nats(self.model, condition[part], codes[part], seen[part]).mean()
             return float(loss.detach()), torch.autograd.grad(0.5 * loss, self.parameters)
 
         results = self.workers.map(work, [slice(0, BATCH), slice(BATCH, 2 * BATCH)])
