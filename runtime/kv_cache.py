@@ -6,19 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
+from trt_vqgan.runtime.cache_buckets import BUCKET, bucket_length
 from trt_vqgan.spec import TransformerSpec
-
-BUCKET = 64
-"""Positions by which the visible part of a cache grows.
-
-A run reads the whole visible part, masked positions included, so a small step saves work; softmax sums in chunks of 64
-floats, so that a whole number of chunks gives the same bits however many masked ones follow.
-"""
-
-
-def bucket_length(positions: int) -> int:
-    """Return ``positions`` rounded up to a whole number of buckets."""
-    return -(-positions // BUCKET) * BUCKET
 
 
 class KVCache:

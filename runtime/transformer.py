@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from trt_vqgan.runtime.kv_cache import KVCache, bucket_length
+from trt_vqgan.runtime.cache_buckets import bucket_length
+from trt_vqgan.runtime.kv_cache import KVCache
 from trt_vqgan.runtime.sessions import open_session
 from trt_vqgan.spec import TransformerSpec
 

@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from trt_vqgan.errors import ShapeError
+from trt_vqgan.runtime.cache_buckets import bucket_length
 from trt_vqgan.runtime.device.arrays import DeviceArray, Region
 from trt_vqgan.runtime.device.interface import Device
-from trt_vqgan.runtime.kv_cache import bucket_length
 from trt_vqgan.spec import TransformerSpec
 
 

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from trt_vqgan.errors import CudaError
+from trt_vqgan.runtime.cache_buckets import bucket_length
 from trt_vqgan.runtime.device.interface import Device, Graph
 from trt_vqgan.runtime.gpu.activations import FLOAT, allocate_activations
 from trt_vqgan.runtime.gpu.cache import DeviceCache
 from trt_vqgan.runtime.gpu.executors.interface import Executor
 from trt_vqgan.runtime.gpu.operations import Operations
 from trt_vqgan.runtime.gpu.state import Drawing, allocate_state
-from trt_vqgan.runtime.kv_cache import bucket_length
 from trt_vqgan.spec import TransformerSpec
 
 BUCKETS = (1, 2, 4, 8, 16, 32, 64)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from trt_vqgan.runtime.kv_cache import bucket_length
+from trt_vqgan.runtime.cache_buckets import bucket_length
 from trt_vqgan.spec import TransformerSpec
 
 LANES = 16

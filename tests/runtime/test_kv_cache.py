@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from trt_vqgan.runtime.kv_cache import BUCKET, KVCache, bucket_length
+from trt_vqgan.runtime.cache_buckets import BUCKET, bucket_length
+from trt_vqgan.runtime.kv_cache import KVCache
 from trt_vqgan.spec import TransformerSpec
 
 SPEC = TransformerSpec(vocab_size=5, max_seq_len=400, num_layers=2, num_heads=3, hidden_size=24)
