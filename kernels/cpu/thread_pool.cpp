@@ -91,13 +91,14 @@ int ThreadPool::take(int thread, int count) {
 }
 
 void ThreadPool::finish_phase(int thread) {
+    const int active = active_;  // before arriving: once the last has arrived, another run may begin
     Place &place = places_[thread];
     place.phase++;
     // the other side was last used in the phase before this one, which every thread has left
     place.taken[place.phase & 1].store(0, std::memory_order_relaxed);
-    if (active_ == 1) return;
+    if (active == 1) return;
     const uint32_t before = phase_done_.value();
-    if (arrived_.fetch_add(1) + 1 == active_) {
+    if (arrived_.fetch_add(1) + 1 == active) {
         arrived_.store(0);
         phase_done_.raise();
     } else {

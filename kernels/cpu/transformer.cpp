@@ -11,7 +11,7 @@ constexpr int kGroupRows = 768;  // rows that go through the layers together; th
 constexpr int kTaskRows = 384;   // rows of one piece of a product
 constexpr int kAlone = 2;        // rows that every thread normalises for itself, which costs less than waiting
 constexpr int kQueriesATask = 16;
-constexpr double kAloneBytes = 256 << 10;  // of a layer's weights, that one thread has read before two have met 5 times
+constexpr double kAloneUs = 40;  // a layer's time on one thread that isn't worth five meetings of several
 
 int rounded(int n, int to) {
     return (n + to - 1) / to * to;
@@ -65,8 +65,10 @@ void Transformer::run(const Run &run) {
     const int64_t longest = *std::max_element(run.starts, run.starts + run.batch) + run.tokens;
     group_ = std::max(1, std::min(int(run.batch), kGroupRows / run.tokens));
     resize(group_ * run.tokens, group_ * std::max(run.wanted, 1), int(std::max<int64_t>(longest, run.unmasked)));
-    const double layer_bytes = 12.0 * sizes.width * sizes.width * layers_[0].expand.bits / 8;
-    const bool alone = layer_bytes * std::max(1, group_ * run.tokens / 8) < kAloneBytes;
+    // at 20 GB/s and 150 GFLOP/s
+    const double weights = 12.0 * sizes.width * sizes.width, rows = double(group_) * run.tokens;
+    const double us = std::max(weights * layers_[0].expand.bits / 8 / 20e3, 2 * weights * rows / 150e3);
+    const bool alone = us < kAloneUs;
     pool_.run([](void *self, int thread) { ((Transformer *)self)->work(thread); }, this, alone);
     run_ = nullptr;
 }

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from trt_vqgan.export.gpt_modules import GPT
 from trt_vqgan.export.transformer_graph import transformer_graph
+from trt_vqgan.runtime.native.engine import NativeEngine
 from trt_vqgan.runtime.transformer import TransformerEngine
 from trt_vqgan.spec import AutoencoderSpec, TransformerSpec
+
+ENGINE: type[TransformerEngine] | type[NativeEngine] = TransformerEngine
+"""What `make_model` opens; tests/runtime/native runs the tests of other folders with another."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +25,7 @@ class SmallModel:
 
     spec: TransformerSpec
     reference: GPT
-    engine: TransformerEngine
+    engine: Any
 
     def reference_logits(self, tokens: np.ndarray) -> np.ndarray:
         """Return the reference's logits float32 (B, T, V) of tokens int64 (B, T)."""
@@ -45,7 +50,7 @@ def make_model(folder: Path, *, precision: str = "fp32", seed: int = 0, **sizes:
     reference = random_gpt(spec, seed)
     weights = {f"transformer.{key}": value.detach().numpy() for key, value in reference.state_dict().items()}
     transformer_graph(spec, weights, precision=precision).save(folder / "transformer.onnx")
-    return SmallModel(spec, reference, TransformerEngine(folder / "transformer.onnx", spec, threads=2))
+    return SmallModel(spec, reference, ENGINE(folder / "transformer.onnx", spec, threads=2))
 
 
 def random_tokens(spec: TransformerSpec, batch: int, length: int, seed: int = 0) -> np.ndarray:

@@ -147,6 +147,16 @@ def test_threads_do_not_change_a_bit(tmp_path: Path, precision: str, threads: in
     np.testing.assert_array_equal(by_steps(engine, tokens, 16), wanted[:, 15:])
 
 
+def test_small_and_large_runs_alternate(folder: Path, model: SmallModel) -> None:
+    """One thread is enough for the first, and the others must not be confused by it."""
+    engine = open_native(folder, model, threads=4)
+    tokens = random_tokens(model.spec, 16, 60)
+    wanted = all_rows(engine, tokens)
+    for _ in range(100):
+        np.testing.assert_array_equal(all_rows(engine, tokens[:1, :5])[0], wanted[0, :5])
+        np.testing.assert_array_equal(all_rows(engine, tokens), wanted)
+
+
 def test_wide_registers_do_not_change_a_bit(folder: Path, model: SmallModel) -> None:
     tokens = random_tokens(model.spec, 3, 70)
     found = [all_rows(open_native(folder, model, instructions=name), tokens) for name in ("avx2", "avx512")]
