@@ -16,6 +16,7 @@ $(READY): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q $(TORCH)
 	$(BIN)/python -m pip install -q -e '.[dev,export]'
+	-$(BIN)/python -m trt_vqgan.runtime.native.build
 	touch $@
 
 # Formatting, lint, types, import rules.

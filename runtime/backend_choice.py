@@ -11,12 +11,12 @@ from trt_vqgan.errors import BackendUnavailableError
 from trt_vqgan.manifest import Manifest
 from trt_vqgan.runtime.backends import backend_reports
 
-BackendName = Literal["onnxruntime", "tensorrt", "cuda"]
+BackendName = Literal["native", "onnxruntime", "tensorrt", "cuda"]
 
 GPU_BACKENDS: tuple[BackendName, ...] = ("tensorrt", "cuda")
 """In the order in which ``auto`` takes them."""
 
-BACKENDS = ("auto", "onnxruntime", *GPU_BACKENDS)
+BACKENDS = ("auto", "native", "onnxruntime", *GPU_BACKENDS)
 ON_CPU = "--backend onnxruntime --device cpu runs this bundle on the CPU"
 
 _DEVICE = re.compile(r"cpu|cuda(?::(\d{1,3}))?")
@@ -46,7 +46,8 @@ def choose_backend(backend: str, device: str | None, folder: Path, manifest: Man
     Parameters
     ----------
     backend : one of `BACKENDS`. "auto" takes the first of `GPU_BACKENDS` that can run the bundle here, unless the
-        device is the CPU, and else ONNX Runtime.
+        device is the CPU; else our CPU kernels where they have been built, so that nothing has to be compiled before
+        the first picture; else ONNX Runtime.
     device : "cpu", "cuda" or "cuda:N"; None for what suits the backend.
     folder, manifest : the bundle.
 
@@ -62,6 +63,10 @@ def choose_backend(backend: str, device: str | None, folder: Path, manifest: Man
         return _best(device, gpu, folder, manifest)
     if backend == "onnxruntime":
         return BackendChoice(gpu=gpu)
+    if backend == "native":
+        if gpu is not None:
+            raise BackendUnavailableError(f"backend native: found device {device}, wanted cpu, which is where it runs")
+        return BackendChoice(name="native")
     for name in GPU_BACKENDS:
         if name == backend:
             if device is not None and gpu is None:
@@ -77,17 +82,26 @@ def choose_backend(backend: str, device: str | None, folder: Path, manifest: Man
 
 def _best(device: str | None, gpu: int | None, folder: Path, manifest: Manifest) -> BackendChoice:
     if device is not None and gpu is None:
-        return CPU_CHOICE
+        return _best_on_cpu(manifest)
     if device is None and manifest.gpu is None:
-        return CPU_CHOICE
+        return _best_on_cpu(manifest)
     reports = backend_reports(folder, manifest)
     for name in GPU_BACKENDS:
         if reports[name].usable:
             return BackendChoice(name=name, gpu=gpu or 0)
     if device is None:
-        return CPU_CHOICE
+        return _best_on_cpu(manifest)
     reasons = "; ".join(f"{name}: {reports[name].text}" for name in GPU_BACKENDS)
     raise BackendUnavailableError(f"device {device} can't run this bundle: {reasons}; {ON_CPU}")
+
+
+def _best_on_cpu(manifest: Manifest) -> BackendChoice:
+    # not at the top: the command line names backends before it needs any
+    from trt_vqgan.runtime.native.build import find_library
+
+    if manifest.model.transformer is None or find_library() is None:
+        return CPU_CHOICE
+    return BackendChoice(name="native")
 
 
 def parse_device(device: str) -> int | None:

@@ -30,8 +30,8 @@ class BackendReport:
 
 
 def backend_reports(folder: Path, manifest: Manifest) -> dict[str, BackendReport]:
-    """Return a report of each backend: "onnxruntime", "cuda", "tensorrt"."""
-    reports = {"onnxruntime": _onnxruntime()}
+    """Return a report of each backend: "native", "onnxruntime", "cuda", "tensorrt"."""
+    reports = {"native": _native(manifest), "onnxruntime": _onnxruntime()}
     gpu, missing = _gpu(manifest)
     engines = [] if manifest.gpu is None else _engines(folder, manifest, gpu)
     for name, reasons in (("cuda", missing), ("tensorrt", [*missing, *engines])):
@@ -40,6 +40,19 @@ def backend_reports(folder: Path, manifest: Manifest) -> dict[str, BackendReport
         else:
             reports[name] = BackendReport(usable=False, text="; ".join(reasons))
     return reports
+
+
+def _native(manifest: Manifest) -> BackendReport:
+    from trt_vqgan.runtime.native.build import COMPILERS, find_compiler, find_library
+
+    if manifest.model.transformer is None:
+        return BackendReport(usable=False, text="this bundle has no transformer, which is what it runs")
+    library, compiler = find_library(), find_compiler()
+    if library is not None:
+        return BackendReport(usable=True, text=f"{library} on the CPU, {available_threads()} threads")
+    if compiler is not None:
+        return BackendReport(usable=True, text=f"once {compiler} has compiled it, which --backend native does")
+    return BackendReport(usable=False, text=f"no C++ compiler on this machine ({', '.join(COMPILERS)})")
 
 
 def _onnxruntime() -> BackendReport:

@@ -20,6 +20,7 @@ from trt_vqgan.runtime.backend_choice import BACKENDS, CPU_CHOICE, ON_CPU, Backe
 from trt_vqgan.runtime.code_generator import FREE, CodeGenerator
 from trt_vqgan.runtime.condition_encoder import ClassIds, ConditionEncoder
 from trt_vqgan.runtime.editing import paste
+from trt_vqgan.runtime.engine import Engine
 from trt_vqgan.runtime.fitting import Fit, check_fit
 from trt_vqgan.runtime.large_pictures import Windows, picture_size, window_condition
 from trt_vqgan.runtime.memory import check_picture_memory
@@ -39,7 +40,7 @@ from trt_vqgan.runtime.threads import resolve_threads
 from trt_vqgan.runtime.tiled_decoder import decode_tiled, default_overlap, default_tile
 from trt_vqgan.runtime.transformer import TransformerEngine
 from trt_vqgan.runtime.window_generator import WindowGenerator, WindowReport
-from trt_vqgan.spec import AutoencoderSpec, ModelSpec
+from trt_vqgan.spec import AutoencoderSpec, ModelSpec, TransformerSpec
 
 if TYPE_CHECKING:
     from trt_vqgan.runtime.gpu.driver import DeviceEngine
@@ -87,8 +88,9 @@ def load(
 
     Parameters
     ----------
-    backend : "onnxruntime", "tensorrt" or "cuda" (our own kernels), or "auto": on a GPU where all that a bundle with
-        graphs for GPUs needs is there, else ONNX Runtime on the CPU. `Pipeline.backend` says what runs.
+    backend : "native" (our CPU kernels, compiled on first use), "onnxruntime", "tensorrt" or "cuda" (our own kernels),
+        or "auto": on a GPU where all that a bundle with graphs for GPUs needs is there, else on the CPU through our
+        kernels where they have been built, else through ONNX Runtime. `Pipeline.backend` says what runs.
     device : "cpu", "cuda" or "cuda:N"; by default what suits the backend.
     threads : threads of each session; by default the processors that this process may use.
 
@@ -124,6 +126,7 @@ class Pipeline:
         self.threads = threads
         self.backend: str = choice.name
         self._device_engine: DeviceEngine | None = None
+        self._native_instructions = ""
         self._folder = folder
         self._closed = False
         self._autoencoder = self._open_autoencoder(self.spec.autoencoder, "encoder", "decoder", "codebook")
@@ -146,10 +149,18 @@ class Pipeline:
         elif choice.gpu is not None:
             self._open_on_gpu(choice)
         else:
-            path = self._graph("transformer")
-            assert path is not None
-            engine = TransformerEngine(path, self.spec.transformer, threads=threads)
-            self._generator = CodeGenerator(self.spec, engine)
+            self._generator = CodeGenerator(self.spec, self._open_on_cpu(choice, self.spec.transformer))
+
+    def _open_on_cpu(self, choice: BackendChoice, spec: TransformerSpec) -> Engine:
+        path = self._graph("transformer")
+        assert path is not None
+        if choice.name != "native":
+            return TransformerEngine(path, spec, threads=self.threads)
+        from trt_vqgan.runtime.native.engine import NativeEngine
+
+        engine = NativeEngine(path, spec, threads=self.threads)
+        self._native_instructions = engine.instructions
+        return engine
 
     def _open_on_gpu(self, choice: BackendChoice) -> None:
         # not at the top: nothing of it is needed on the CPU
@@ -162,6 +173,8 @@ class Pipeline:
     @property
     def backend_details(self) -> str:
         """What runs what, for people, such as "onnxruntime" or "cuda (…; encoder and decoder: onnxruntime, CPU)"."""
+        if self._native_instructions:
+            return f"native ({self._native_instructions}; encoder and decoder: onnxruntime)"
         if self._device_engine is None:
             return self.backend
         return f"{self.backend} ({self._device_engine.describe()}; encoder and decoder: onnxruntime on the CPU)"

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
 
+from trt_vqgan.errors import BackendUnavailableError
+from trt_vqgan.runtime.native.build import built_library
+
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def pytest_sessionstart() -> None:
+    """Build the CPU kernels where they can be, so that ``auto`` means the same from the first test to the last."""
+    with contextlib.suppress(BackendUnavailableError):
+        built_library()
 
 
 @pytest.fixture(scope="session")

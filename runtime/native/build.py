@@ -2,6 +2,7 @@
 
 The library's name holds a hash of the sources, the options and the machine, and it is renamed into place when it is
 whole: so any number of processes may build or load at once, and an old library is never taken for a new one.
+``python -m trt_vqgan.runtime.native.build`` builds it ahead.
 """
 
 from __future__ import annotations
@@ -135,3 +136,17 @@ def _run(command: list[str]) -> None:
             f"native backend: {command[0]} can't compile the CPU kernels ({errors[0] if errors else done.returncode}); "
             "a compiler of C++17 is needed (GCC 9, Clang 10 or later), or use --backend onnxruntime"
         )
+
+
+def main() -> int:
+    """Build the library and print its path; return the exit status."""
+    try:
+        print(built_library())
+    except BackendUnavailableError as error:
+        print(f"trt-vqgan: error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

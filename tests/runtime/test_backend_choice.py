@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import trt_vqgan
@@ -13,6 +14,7 @@ from trt_vqgan.manifest import GpuGraphs, Manifest, read_manifest
 from trt_vqgan.runtime import backend_choice
 from trt_vqgan.runtime.backend_choice import BackendChoice, choose_backend, parse_device
 from trt_vqgan.runtime.backends import BackendReport
+from trt_vqgan.runtime.native import build
 
 USABLE = BackendReport(usable=True, text="on a GPU")
 MISSING = BackendReport(usable=False, text="no NVIDIA driver on this machine")
@@ -21,6 +23,12 @@ MISSING = BackendReport(usable=False, text="no NVIDIA driver on this machine")
 @pytest.fixture
 def manifest(demo_bundle: Path) -> Manifest:
     return read_manifest(demo_bundle)
+
+
+@pytest.fixture(autouse=True)
+def not_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CPU kernels haven't been compiled, unless a test says so."""
+    monkeypatch.setattr(build, "find_library", lambda: None)
 
 
 def with_gpu_graphs(manifest: Manifest) -> Manifest:
@@ -70,8 +78,26 @@ def test_what_was_asked_for_is_taken_or_refused(manifest: Manifest, monkeypatch:
         choose_backend("tensorrt", None, Path("bundle"), manifest)
     with pytest.raises(BackendUnavailableError, match="backend cuda: found device cpu, wanted cuda:0"):
         choose_backend("cuda", "cpu", Path("bundle"), manifest)
-    with pytest.raises(BackendUnavailableError, match="wanted one of auto, onnxruntime, tensorrt, cuda"):
+    with pytest.raises(BackendUnavailableError, match="wanted one of auto, native, onnxruntime, tensorrt, cuda"):
         choose_backend("fast", None, Path("bundle"), manifest)
+
+
+def test_auto_takes_the_cpu_kernels_where_they_are_built(manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, native = Path("bundle"), BackendChoice(name="native")
+    vqgan = dataclasses.replace(
+        manifest, model=dataclasses.replace(manifest.model, transformer=None, condition=None), class_names=()
+    )
+    assert choose_backend("native", None, whole, manifest) == native, "asked for, it is compiled"
+    assert choose_backend("auto", None, whole, manifest) == BackendChoice()
+    monkeypatch.setattr(build, "find_library", lambda: Path("transformer.so"))
+    assert choose_backend("auto", None, whole, manifest) == native
+    assert choose_backend("auto", "cpu", whole, with_gpu_graphs(manifest)) == native
+    assert choose_backend("onnxruntime", None, whole, manifest) == BackendChoice()
+    assert choose_backend("auto", None, whole, vqgan) == BackendChoice()
+    report(monkeypatch, MISSING, USABLE)
+    assert choose_backend("auto", None, whole, with_gpu_graphs(manifest)) == BackendChoice(name="cuda", gpu=0)
+    with pytest.raises(BackendUnavailableError, match="backend native: found device cuda:0, wanted cpu"):
+        choose_backend("native", "cuda:0", whole, manifest)
 
 
 @pytest.mark.parametrize("backend", ["cuda", "tensorrt"])
@@ -88,3 +114,14 @@ def test_onnxruntime_on_a_gpu_needs_graphs_too(demo_bundle: Path) -> None:
 def test_the_cpu_says_what_runs(demo_bundle: Path) -> None:
     with trt_vqgan.load(demo_bundle, backend="auto", device="cpu", threads=1) as pipe:
         assert (pipe.backend, pipe.backend_details) == ("onnxruntime", "onnxruntime")
+
+
+def test_the_cpu_kernels_say_that_they_run(demo_bundle: Path) -> None:
+    if build.find_compiler() is None:
+        pytest.skip("no C++ compiler on this machine")
+    with trt_vqgan.load(demo_bundle, backend="native", threads=1) as pipe:
+        assert pipe.backend == "native"
+        assert pipe.backend_details.startswith("native (")
+        alone = pipe.generate(class_id=1, seed=3, first_picture=1)
+        together = pipe.generate(n=3, class_id=[0, 1, 2], seed=3)
+    np.testing.assert_array_equal(alone.codes[0], together.codes[1])

@@ -138,4 +138,4 @@ def test_info_shows_graphs_and_engines(tmp_path: Path, manifest: Manifest) -> No
     report = json.loads(CliRunner().invoke(main, ["info", str(tmp_path), "--json"]).stdout)
     assert len(report["engines"]) == 10
     assert report["gpu"]["precision"] == "fp16"
-    assert set(report["backends"]) == {"onnxruntime", "cuda", "tensorrt"}
+    assert set(report["backends"]) == {"native", "onnxruntime", "cuda", "tensorrt"}

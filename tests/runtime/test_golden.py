@@ -16,6 +16,7 @@ from tests.tolerances import GOLDEN_PROBABILITY_ABSOLUTE, LOGITS_FP32, NLL_FP32,
 from trt_vqgan.export.parity import verify_bundle
 from trt_vqgan.runtime.code_generator import FREE
 from trt_vqgan.runtime.editing import region_mask
+from trt_vqgan.runtime.native.build import find_compiler, find_library
 from trt_vqgan.runtime.pipeline import Pipeline
 from trt_vqgan.runtime.sampler import Sampling
 
@@ -64,16 +65,23 @@ def golden_folder(name: str) -> Path:
     return kept
 
 
-def open_golden(name: str, folder: Path) -> Golden:
+def open_golden(name: str, folder: Path, *, backend: str = "onnxruntime") -> Golden:
     run = golden_folder(name)
     bundle = trt_vqgan.export_checkpoint(run, folder / name)
     expected = dict(np.load(run / "expected.npz"))
-    return Golden(name, run, bundle, trt_vqgan.load(bundle, threads=2), expected)
+    return Golden(name, run, bundle, trt_vqgan.load(bundle, backend=backend, device="cpu", threads=2), expected)
+
+
+@pytest.fixture(scope="module", params=["onnxruntime", "native"])
+def backend(request: pytest.FixtureRequest) -> str:
+    if request.param == "native" and find_compiler() is None and find_library() is None:
+        pytest.skip("no C++ compiler on this machine")
+    return str(request.param)
 
 
 @pytest.fixture(scope="module", params=list(CONDITION_ARGUMENTS))
-def golden(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Golden]:
-    opened = open_golden(request.param, tmp_path_factory.mktemp("golden"))
+def golden(request: pytest.FixtureRequest, backend: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Golden]:
+    opened = open_golden(request.param, tmp_path_factory.mktemp("golden"), backend=backend)
     with opened.pipe:
         yield opened
 
@@ -155,11 +163,11 @@ def test_gumbel_codes(tmp_path: Path, picture: int) -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
-def test_the_trained_model(shared_dir: Path, tmp_path: Path, precision: str) -> None:
+def test_the_trained_model(shared_dir: Path, tmp_path: Path, backend: str, precision: str) -> None:
     run = shared_dir / "checkpoints" / "landscape_class"
     expected = np.load(run / "expected.npz")
     bundle = trt_vqgan.export_checkpoint(run, tmp_path / "bundle", precision=precision)
-    with trt_vqgan.load(bundle, threads=2) as pipe:
+    with trt_vqgan.load(bundle, backend=backend, device="cpu", threads=2) as pipe:
         codes = pipe.encode(expected["images"])
         nll = pipe.score(codes, expected["classes"][:, None]).mean(axis=1)
         np.testing.assert_array_equal(codes, expected["codes"])

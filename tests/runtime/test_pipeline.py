@@ -264,8 +264,8 @@ def test_both_onnxruntimes_are_refused(bundle: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_an_unknown_backend(bundle: Path) -> None:
-    with pytest.raises(BackendUnavailableError, match="wanted one of auto, onnxruntime"):
-        trt_vqgan.load(bundle, backend="tensorrt")
+    with pytest.raises(BackendUnavailableError, match="wanted one of auto, native, onnxruntime"):
+        trt_vqgan.load(bundle, backend="abacus")
 
 
 BLOCKED = """

@@ -25,10 +25,11 @@ threads_option = click.option(
 )
 backend_option = click.option(
     "--backend",
-    type=click.Choice(["auto", "onnxruntime", "tensorrt", "cuda"]),
+    type=click.Choice(["auto", "native", "onnxruntime", "tensorrt", "cuda"]),
     default="auto",
     show_default=True,
-    help="What runs the transformer: TensorRT engines, our own CUDA kernels, or ONNX Runtime; the one chosen is said.",
+    help="What runs the transformer: our CPU kernels (compiled on first use), ONNX Runtime, TensorRT engines, or our "
+    "CUDA kernels; the one chosen is said.",
 )
 device_option = click.option("--device", metavar="cpu|cuda:N", help="Where it runs.  [default: what suits the backend]")
 config_option = click.option(

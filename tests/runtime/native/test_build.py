@@ -111,3 +111,13 @@ def test_two_processes_may_build_at_once(tmp_path: Path) -> None:
     assert len(paths) == 1
     assert ctypes.CDLL(paths.pop()).cpu_open
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_it_can_be_built_ahead(
+    cache: Path, tools: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert build.main() == 1
+    assert capsys.readouterr().err.startswith("trt-vqgan: error: native backend: no C++ compiler")
+    fake_compiler(tools, 'echo library > "$out"')
+    assert build.main() == 0
+    assert Path(capsys.readouterr().out.strip()) == build.find_library()
