@@ -8,7 +8,7 @@ PYTEST_ARGS ?=
 BIN   := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup check format test test-all bench gpu-check wheel clean
+.PHONY: setup check format test test-all bench gpu-check gpu-check-data wheel clean
 
 setup: $(READY)
 
@@ -47,9 +47,26 @@ bench: $(READY)
 	$(BIN)/trt-vqgan bench --shape 12x768 --shape 24x1024 --what $(BENCH_WHAT) --json docs/benchmarks/cpu.json
 	$(BIN)/python -m trt_vqgan.benchmarks.markdown docs/benchmarks/cpu.json docs/benchmarks/cpu.md
 
-# Says what GPU there is, or that there is none.
-gpu-check: $(READY)
-	$(BIN)/python -m trt_vqgan.benchmarks.gpu_check
+# Checks and times the GPU path in less than ten minutes (docs/gpu.md); says so where there is no GPU. Needs no network:
+# the system's Python with torch, nvcc, and pycuda from GPU_WHEELS. Run gpu-check-data before, where torch and onnx are.
+GPU_PYTHON ?= python3
+GPU_WHEELS ?= ../shared/wheels-cp312
+GPU_PACKAGES := build/gpu-python
+GPU_CHECK_ARGS ?=
+gpu-check:
+	@if ! $(GPU_PYTHON) -m trt_vqgan.benchmarks.gpu_check.probe; then \
+	  echo "gpu-check: nothing was checked, the GPU paths need a GPU"; \
+	else \
+	  export PYTHONPATH=$(GPU_PACKAGES); \
+	  $(GPU_PYTHON) -c 'import importlib.util as i, sys; sys.exit(i.find_spec("pycuda") is None)' || \
+	    $(GPU_PYTHON) -m pip install -q --no-index --no-deps --find-links $(GPU_WHEELS) --target $(GPU_PACKAGES) \
+	      pycuda mako pytools platformdirs siphash24 || exit 1; \
+	  $(GPU_PYTHON) -m trt_vqgan.benchmarks.gpu_check $(GPU_CHECK_ARGS); \
+	fi
+
+# The golden models' weights, for gpu-check on a machine that can't export.
+gpu-check-data: $(READY)
+	$(BIN)/python -m trt_vqgan.benchmarks.gpu_check --prepare build/gpu-check
 
 wheel: $(READY)
 	$(BIN)/python -m pip wheel -q --no-deps -w dist .
