@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Unpack
 import numpy as np
 import numpy.typing as npt
 
-import trt_vqgan
 from trt_vqgan.errors import BackendUnavailableError, BundleError, Cancelled, ShapeError
 from trt_vqgan.manifest import Manifest, bundle_folder, read_manifest, verify_files
 from trt_vqgan.runtime.autoencoder import Autoencoder
 from trt_vqgan.runtime.backend_choice import BACKENDS, CPU_CHOICE, ON_CPU, BackendChoice, choose_backend
 from trt_vqgan.runtime.code_generator import FREE, CodeGenerator
 from trt_vqgan.runtime.condition_encoder import ClassIds, ConditionEncoder
+from trt_vqgan.runtime.demos import demo_bundle
 from trt_vqgan.runtime.editing import paste
 from trt_vqgan.runtime.engine import Engine
 from trt_vqgan.runtime.fitting import Fit, check_fit
@@ -51,7 +51,7 @@ Int64Array = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float32]
 ImageArray = npt.NDArray[np.uint8]
 
-DEMO_BUNDLE = Path(trt_vqgan.__file__).parent / "demo" / "landscape_class"
+DEMO_BUNDLE = demo_bundle()
 UNFINISHED_GREY = 127  # of a preview, where no code is drawn yet
 
 

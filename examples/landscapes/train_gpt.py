@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional as F
 
+from examples.landscapes.aimed_head import aim_head
 from examples.landscapes.condition_maps import MAPS, map_spec
 from examples.landscapes.encode_codes import CHUNK
 from examples.landscapes.published_layout import (
@@ -188,19 +189,17 @@ class GptTraining:
     def start_from(self, weights: dict[str, torch.Tensor]) -> None:
         """Begin with another GPT's weights; a class model's sequences may be shorter.
 
-        Its positions go to the last ones of these, so it hands on what it knows of pictures. The condition token of a
-        place also starts with the position of that place, plus one vector that tells condition from picture: attention
-        finds it at once, where random positions were still hardly used after 500 steps.
+        Its positions go to the last ones of these, so it hands on what it knows of pictures, and a head of the first
+        layer is aimed at the map (`aimed_head`).
         """
         kept = {k: v for k, v in weights.items() if not k.endswith("attn.mask")}
         positions = self.model.pos_emb.detach().clone()
         known = kept["pos_emb"]
         added = positions.shape[1] - known.shape[1]
-        if added:
-            kind = torch.randn(known.shape[2], generator=torch.Generator().manual_seed(0)) * known.std()
-            positions[:, :added] = known[:, :added] + kind
         positions[:, added:] = known
         self.model.load_state_dict({**kept, "pos_emb": positions})
+        if added:
+            aim_head(self.model, side=PICTURE_SPEC.latent_size)
         self.average = Average(self.model, decay=AVERAGE_DECAY)
 
     def state(self) -> dict[str, Any]:

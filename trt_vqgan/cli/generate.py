@@ -15,6 +15,7 @@ import click
 from trt_vqgan.cli import options
 from trt_vqgan.cli.commands import Interrupted
 from trt_vqgan.cli.conditions import check_condition, class_ids, file_condition, file_layout, read_codes
+from trt_vqgan.cli.demo import chosen_bundle, demo_option, example_codes, takes_examples
 from trt_vqgan.cli.editing import editing_arguments, editing_options
 from trt_vqgan.cli.outputs import picture_paths
 from trt_vqgan.cli.progress import CodesProgress
@@ -35,6 +36,7 @@ MAX_SEED = (1 << 64) - 1
 @click.command(short_help="Make pictures.")
 @options.optional_bundle_argument
 @options.out_option
+@demo_option
 @click.option("-n", "--number", type=click.IntRange(min=1), help="Pictures.  [default: one a condition]")
 @click.option("--seed", type=click.IntRange(0, MAX_SEED), help="Same seed, same pictures.  [default: 0]")
 @click.option(
@@ -84,6 +86,7 @@ MAX_SEED = (1 << 64) - 1
 def generate(
     bundle: Path | None,
     out: Path,
+    demo: str | None,
     source: Path | None,
     grid: bool,
     npz: Path | None,
@@ -102,11 +105,11 @@ def generate(
     its classes in turn. Each PNG carries its settings, so that --from can make it again.
     """
     record = _record(source, settings) if source is not None else None
-    with options.open_bundle(bundle, backend=backend, device=device, threads=threads) as pipeline:
+    with options.open_bundle(chosen_bundle(bundle, demo), backend=backend, device=device, threads=threads) as pipeline:
         again = None
         if record is not None and source is not None:
             again = made_again(pipeline, record, source)
-        arguments = _arguments(pipeline, settings) if again is None else again.arguments
+        arguments = _arguments(pipeline, settings, demo) if again is None else again.arguments
         work = _Work(
             pipeline=pipeline, arguments=arguments | {"batch_size": batch_size}, out=out, grid=grid, npz=npz,
             animate=animate, preview=preview, again=again,
@@ -147,18 +150,22 @@ def _record(source: Path, settings: dict[str, Any]) -> GenerationRecord:
     return read_generation_record(source)
 
 
-def _arguments(pipeline: Pipeline, settings: dict[str, Any]) -> GenerateArguments:
+def _arguments(pipeline: Pipeline, settings: dict[str, Any], demo: str | None) -> GenerateArguments:
     """Return the arguments of `Pipeline.request` that the options stand for."""
     manifest = pipeline.manifest
     classes, codes_file = settings["classes"], settings["condition_codes"]
     fit: Fit = settings["fit"] or "crop"
     files = {name: settings[name] for name in options.FILE_CONDITIONS}
     shift_labels = settings["shift_labels"]
-    check_condition(manifest, codes_file, classes, files, shift_labels=shift_labels)
+    shown = demo if takes_examples(demo, settings) else None
+    if shown is None:
+        check_condition(manifest, codes_file, classes, files, shift_labels=shift_labels)
     editing = editing_arguments(**{name: settings[name] for name in ("init", "keep", "resample", "paste")})
     large = size_arguments(**{name: settings[name] for name in SIZE_SETTINGS})
     codes = layout = None
-    if codes_file is not None:
+    if shown is not None:
+        codes = example_codes(pipeline, shown, fit=fit, size=large.get("size"))
+    elif codes_file is not None:
         codes = read_codes(codes_file)
     elif files["layout"] is not None and large.get("size") is not None:
         layout = file_layout(pipeline, files["layout"])  # each window of a larger picture has tokens of its own
