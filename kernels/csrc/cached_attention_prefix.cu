@@ -56,7 +56,7 @@ __device__ __forceinline__ void attend_prefix(const half *qkv, const half *prefi
 }  // namespace attention
 
 #define PREFIX_KERNEL(head_size)                                                                                     \
-    extern "C" __global__ void __launch_bounds__(128) cached_attention_prefix_##head_size(                           \
+    extern "C" __global__ void __launch_bounds__(128, 3) cached_attention_prefix_##head_size(                        \
         const half *qkv, const half *prefix_keys, const half *prefix_values, const int *members, const int *lengths, \
         float *partials, int tokens, int capacity, int chunk, int splits, int slots, int prefix_length,              \
         float scale_log2) {                                                                                          \

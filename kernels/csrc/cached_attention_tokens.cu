@@ -94,14 +94,15 @@ __device__ __forceinline__ void attend_tokens(const half *qkv, half *key_cache, 
 
 }  // namespace attention
 
-#define TOKENS_KERNEL(queries, head_size)                                                                          \
-    extern "C" __global__ void __launch_bounds__(128) cached_attention_tokens_##queries##_##head_size(             \
-        const half *qkv, half *key_cache, half *value_cache, const int *lengths, float *partials, int *tickets,    \
-        half *out, int tokens, int capacity, int chunk, int splits, int num_unmasked, int prefix_length,           \
-        int prefix_slots, float scale_log2) {                                                                      \
-        attention::attend_tokens<head_size, queries>(qkv, key_cache, value_cache, lengths, partials, tickets, out, \
-                                                     tokens, capacity, chunk, splits, num_unmasked, prefix_length, \
-                                                     prefix_slots, scale_log2);                                    \
+#define TOKENS_KERNEL(queries, head_size)                                                                           \
+    extern "C" __global__ void __launch_bounds__(128, (queries) == 64 ? 2 : 3)                                      \
+        cached_attention_tokens_##queries##_##head_size(                                                            \
+            const half *qkv, half *key_cache, half *value_cache, const int *lengths, float *partials, int *tickets, \
+            half *out, int tokens, int capacity, int chunk, int splits, int num_unmasked, int prefix_length,        \
+            int prefix_slots, float scale_log2) {                                                                   \
+        attention::attend_tokens<head_size, queries>(qkv, key_cache, value_cache, lengths, partials, tickets, out,  \
+                                                     tokens, capacity, chunk, splits, num_unmasked, prefix_length,  \
+                                                     prefix_slots, scale_log2);                                     \
     }
 #define TOKENS_KERNELS(head_size) TOKENS_KERNEL(16, head_size) TOKENS_KERNEL(64, head_size)
 FOR_EACH_HEAD_SIZE(TOKENS_KERNELS)

@@ -91,9 +91,9 @@ class AttentionPlan:
 
     @property
     def partial_floats(self) -> int:
-        """float32 elements of workspace; its contents don't matter before and after. 0: none is needed."""
+        """float32 elements of workspace; its contents don't matter before and after. 1 where none is needed."""
         slots = self.prefix_splits + self.splits
-        return self.batch * self.tokens * self.heads * slots * (self.head_size + 2) if slots > 1 else 0
+        return self.batch * self.tokens * self.heads * slots * (self.head_size + 2) if slots > 1 else 1
 
     @property
     def tickets(self) -> int:
