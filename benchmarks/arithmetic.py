@@ -11,8 +11,8 @@ from trt_vqgan.errors import SpecError
 from trt_vqgan.export.key_shapes import autoencoder_shapes
 from trt_vqgan.spec import AutoencoderSpec, TransformerSpec
 
-INT8_BLOCK = 64
-PRECISIONS = ("fp32", "int8")
+INT8_BLOCK, INT4_BLOCK = 64, 32
+PRECISIONS = ("fp32", "int8", "int4")
 
 
 def step_weight_bytes(spec: TransformerSpec, precision: str, *, scale_bytes: int = 4) -> int:
@@ -22,7 +22,8 @@ def step_weight_bytes(spec: TransformerSpec, precision: str, *, scale_bytes: int
 
     Parameters
     ----------
-    precision : "fp32", or "int8": a byte a weight, and a scale for each block of 64.
+    precision : "fp32"; "int8": a byte a weight, and a scale for each block of 64; "int4": half a byte, and a scale for
+        each block of 32, but the head as in int8.
     scale_bytes : of a scale in memory.
 
     Raises
@@ -31,8 +32,13 @@ def step_weight_bytes(spec: TransformerSpec, precision: str, *, scale_bytes: int
     """
     if precision not in PRECISIONS:
         raise SpecError(f"precision: found {precision!r}, wanted one of {', '.join(PRECISIONS)}")
-    weights = 12 * spec.num_layers * spec.hidden_size**2 + spec.vocab_size * spec.hidden_size
-    return 4 * weights if precision == "fp32" else weights + weights * scale_bytes // INT8_BLOCK
+    layers, head = 12 * spec.num_layers * spec.hidden_size**2, spec.vocab_size * spec.hidden_size
+    if precision == "fp32":
+        return 4 * (layers + head)
+    head += head * scale_bytes // INT8_BLOCK
+    if precision == "int8":
+        return layers + layers * scale_bytes // INT8_BLOCK + head
+    return layers // 2 + layers * scale_bytes // INT4_BLOCK + head
 
 
 def prefill_operations(spec: TransformerSpec, *, batch: int, tokens: int, rows: int) -> int:

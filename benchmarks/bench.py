@@ -46,7 +46,7 @@ OF_THE_AUTOENCODER = ("encode", "decode")
 STEPPING = ("step", "sampler")
 COMPARED = ("encode", "decode", "prefill", "step", "window")
 ON_REQUEST = ("window",)  # takes minutes, and only models of random weights have it
-PRECISIONS = ("fp32", "int8")
+PRECISIONS = ("fp32", "int8", "int4")
 
 
 def run(
@@ -69,7 +69,7 @@ def run(
     bundle : a bundle; the demo that ships with the package where neither it nor a shape is given.
     shapes : (layers, width) of models of random weights.
     what : parts to measure, some of `PARTS`; by default all that the model has.
-    precisions : "fp32", "int8", of the models of random weights.
+    precisions : "fp32", "int8", "int4", of the models of random weights.
     batches : rows at once.
     threads : by default the processors that this process may use.
     repeats : interleaved rounds.

@@ -9,6 +9,7 @@ import math
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -70,8 +71,8 @@ class RandomWeights(Mapping[str, FloatArray]):
 def write_transformer(folder: Path, spec: ModelSpec, weights: Mapping[str, FloatArray], *, precision: str) -> Path:
     """Write ``transformer.onnx`` alone into ``folder`` and return its path."""
     assert spec.transformer is not None
-    kind: Precision = "int8" if precision == "int8" else "fp32"
-    return transformer_graph(spec.transformer, weights, precision=kind).save(folder / "transformer.onnx")[0]
+    graph = transformer_graph(spec.transformer, weights, precision=cast(Precision, precision))
+    return graph.save(folder / "transformer.onnx")[0]
 
 
 def write_autoencoder(folder: Path, spec: ModelSpec, weights: Mapping[str, FloatArray], *, precision: str) -> None:

@@ -128,7 +128,7 @@ class RandomSubject:
         return self._folder(precision)
 
     def autoencoder_precision(self, precision: str) -> str:
-        """Return "fp16 weights" for int8, as an export does."""
+        """Return "fp16 weights" for int8 and int4, as an export does."""
         return "fp32" if precision == "fp32" else "fp16 weights"
 
     def bundle(self, precision: str) -> Path:

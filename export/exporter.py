@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from trt_vqgan.export.checkpoint import Checkpoint, open_checkpoint
 from trt_vqgan.export.gpu_graphs import write_gpu_graphs
 from trt_vqgan.export.gumbel_input import choose_gumbel_input
 from trt_vqgan.export.prefixed import Prefixed
-from trt_vqgan.export.transformer_graph import transformer_graph
+from trt_vqgan.export.transformer_graph import Precision, transformer_graph
 from trt_vqgan.manifest import (
     GraphFile,
     MadeBy,
@@ -30,7 +30,7 @@ from trt_vqgan.manifest import (
 )
 from trt_vqgan.spec import AutoencoderSpec, LayoutForm, ModelSpec
 
-PRECISIONS = ("fp32", "int8")
+PRECISIONS = ("fp32", "int8", "int4")
 HALF_WEIGHTS = "fp16 weights"
 
 OnStage = Callable[[str], None]
@@ -61,8 +61,8 @@ def export_checkpoint(
     ----------
     run : run folder, ``.ckpt`` or ``.safetensors``; ``config`` its YAML where it isn't found beside it.
     out : folder to make. It appears whole or not at all.
-    precision : "fp32", or "int8": the transformer's matrices as int8 blocks of 64, the VQGAN's weights stored as
-        float16 (and computed in float32).
+    precision : "fp32"; "int8": the transformer's matrices as int8 blocks of 64, the VQGAN's weights stored as float16
+        (and computed in float32); "int4": the same with the layers' matrices as 4-bit blocks of 32.
     gpu : add graphs for GPUs, in FP16.
     class_names : a name a class, in the order of their ids; for a model conditioned on boxes, of the objects' classes.
     layout_form : what the tokens of a scene model's layout are, "boxes", "boxes+crop", "points" or "points+crop"; by
@@ -149,10 +149,10 @@ def write_graphs(
         for name in names:
             say(name)
             build = decoder_graph if name == "decoder" else encoder_graph
-            model = build(stage, part, weight_dtype="fp16" if precision == "int8" else "fp32")
+            model = build(stage, part, weight_dtype="fp32" if precision == "fp32" else "fp16")
             (folder / f"{name}.onnx").write_bytes(model.SerializeToString())
             graphs[name] = GraphFile(file=f"{name}.onnx")
-            precisions[name] = HALF_WEIGHTS if precision == "int8" else "fp32"
+            precisions[name] = "fp32" if precision == "fp32" else HALF_WEIGHTS
         np.save(folder / codebook, np.ascontiguousarray(part[codebook_key(stage)], dtype=np.float32))
 
     write_autoencoder(spec.autoencoder, "first_stage.", ("encoder", "decoder"), "codebook.npy")
@@ -160,7 +160,7 @@ def write_graphs(
         write_autoencoder(spec.condition.autoencoder, "condition.", ("condition_encoder",), "condition_codebook.npy")
     if spec.transformer is not None:
         say("transformer")
-        files = transformer_graph(spec.transformer, weights, precision="int8" if precision == "int8" else "fp32").save(
+        files = transformer_graph(spec.transformer, weights, precision=cast(Precision, precision)).save(
             folder / "transformer.onnx"
         )
         graphs["transformer"] = GraphFile(file=files[0].name, data_file=files[1].name)

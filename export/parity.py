@@ -57,6 +57,10 @@ TOLERANCES = {
         # measured on the trained landscape model: logits 0.25, 94 % of greedy next codes; random weights do worse
         "logits": Tolerance(max_abs=1.0, codes=0.6),
     },
+    "int4": {
+        # measured on the trained landscape model: logits 1.6, 65 % of greedy next codes; golden checkpoints 3.3, 62 %
+        "logits": Tolerance(max_abs=8.0, codes=0.4),
+    },
 }
 
 

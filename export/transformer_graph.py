@@ -38,10 +38,10 @@ from typing import Any, Literal
 import numpy as np
 
 from trt_vqgan.export.graph_builder import ArraySource, GraphBuilder, LazyArray
-from trt_vqgan.export.weight_quantization import BLOCK_SIZE, quantize_blockwise, quantize_rows
+from trt_vqgan.export.weight_quantization import INT4, INT8, BlockForm, quantize_blockwise, quantize_rows
 from trt_vqgan.spec import TransformerSpec
 
-Precision = Literal["fp32", "int8"]
+Precision = Literal["fp32", "int8", "int4"]
 
 OPSET = 24  # TensorScatter: in-place writes into a cache
 MICROSOFT = "com.microsoft"
@@ -65,8 +65,9 @@ class _Writer:
         """Append x (…, K) times weight (N, K) transposed, plus bias (N,)."""
         rows, columns = weight.shape
         b = self.builder
-        if self.precision == "int8":
-            inputs = [x, *_quantized(b, name, weight)]
+        form = self.form(name)
+        if form is not None:
+            inputs = [x, *_quantized(b, name, weight, form)]
             if bias is not None:
                 inputs += ["", "", b.weight(f"{name}.bias", bias)]
             return b.node(
@@ -75,26 +76,36 @@ class _Writer:
                 domain=MICROSOFT,
                 K=columns,
                 N=rows,
-                bits=8,
-                block_size=BLOCK_SIZE,
+                bits=form.bits,
+                block_size=form.block,
                 accuracy_level=4,
             )
         transposed = LazyArray((columns, rows), np.dtype(np.float32), lambda: np.asarray(weight).T)
         y = b.node("MatMul", [x, b.weight(f"{name}.weight", transposed)])
         return y if bias is None else b.node("Add", [y, b.weight(f"{name}.bias", bias)])
 
+    def form(self, name: str) -> BlockForm | None:
+        """Return how a matrix is kept; None for floats."""
+        if self.precision == "fp32":
+            return None
+        return INT8 if self.precision == "int8" or name == "head" else INT4
+
     def matrix(self, key: str, rows: int, columns: int) -> LazyArray:
         return LazyArray((rows, columns), np.dtype(np.float32), lambda: self.array(key).reshape(rows, columns))
 
 
-def _quantized(builder: GraphBuilder, name: str, weight: LazyArray) -> list[str]:
-    """Add one matrix as int8 blocks; it is quantised when it is written, once for the codes and once for the scales."""
+def _quantized(builder: GraphBuilder, name: str, weight: LazyArray, form: BlockForm) -> list[str]:
+    """Add one matrix in blocks; it is quantised when it is written, once for the codes and once for the scales."""
     rows, columns = weight.shape
-    blocks = -(-columns // BLOCK_SIZE)
+    blocks = -(-columns // form.block)
     codes = LazyArray(
-        (rows, blocks, BLOCK_SIZE), np.dtype(np.uint8), lambda: quantize_blockwise(np.asarray(weight)).codes
+        (rows, blocks, form.block * form.bits // 8),
+        np.dtype(np.uint8),
+        lambda: quantize_blockwise(np.asarray(weight), form).codes,
     )
-    scales = LazyArray((rows, blocks), np.dtype(np.float32), lambda: quantize_blockwise(np.asarray(weight)).scales)
+    scales = LazyArray(
+        (rows, blocks), np.dtype(np.float32), lambda: quantize_blockwise(np.asarray(weight), form).scales
+    )
     return [
         builder.weight(f"{name}.codes", codes),
         builder.weight(f"{name}.scales", scales, stored=np.float16),
@@ -111,7 +122,8 @@ def transformer_graph(
     spec : the transformer's sizes.
     weights : arrays under ``transformer.`` + published key.
     precision : "fp32", or "int8": weights in blocks of 64 along the inner axis with one scale each (symmetric), while
-        activations are quantised per row and block as they come; embeddings are int8 with a scale a row.
+        activations are quantised per row and block as they come; embeddings are int8 with a scale a row. "int4": the
+        same with 4-bit weights in blocks of 32, the head still in 8 bits.
     """
     b = GraphBuilder("transformer", opset=OPSET, external=True)
     w = _Writer(b, spec, weights, precision)

@@ -150,7 +150,7 @@ class Manifest:
     files : every file of the bundle but the manifest -> size and hash; names are POSIX and relative.
     codebooks : "codebook", "condition_codebook" -> file, where it isn't the name with ``.npy``.
     made_by : what made it.
-    precision : graph name -> "fp32", "int8" …
+    precision : graph name -> "fp32", "int8", "int4" …
     sampling : defaults of `generate`.
     class_names : one a class, in the order of their ids; empty for none.
     layout_classes : classes of the objects of a model conditioned on boxes, in the order of their ids; empty where they

@@ -46,7 +46,7 @@ def test_prefill_operations_are_those_that_torch_counts() -> None:
     assert prefill_operations(spec, batch=2, tokens=tokens, rows=tokens) == counter.get_total_flops() - unseen
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("precision", ["fp32", "int8", "int4"])
 def test_step_bytes_are_those_of_the_graphs_matrices(tmp_path: Path, precision: str) -> None:
     assert TINY.transformer is not None
     path = write_transformer(tmp_path, TINY, RandomWeights(TINY), precision=precision)

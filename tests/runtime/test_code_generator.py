@@ -88,7 +88,7 @@ def test_kept_codes_anywhere_stay_and_condition_what_follows(model: SmallModel) 
     np.testing.assert_array_equal(found[0, :9], wanted[:9])
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("precision", ["fp32", "int8", "int4"])
 @pytest.mark.parametrize("batch", [2, 8, 64])
 def test_drawn_codes_do_not_depend_on_the_batch(tmp_path: Path, precision: str, batch: int) -> None:
     model = make_model(tmp_path, precision=precision)
@@ -108,7 +108,7 @@ def test_drawn_codes_do_not_depend_on_the_batch(tmp_path: Path, precision: str, 
         )
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("precision", ["fp32", "int8", "int4"])
 def test_drawn_codes_are_the_same_through_prefill_and_steps(tmp_path: Path, precision: str) -> None:
     """Keeping a picture's own leading codes moves them from steps into the prefill; nothing may change."""
     model = make_model(tmp_path, precision=precision)

@@ -12,7 +12,7 @@ import pytest
 
 import trt_vqgan
 from tests.conftest import ROOT
-from tests.tolerances import GOLDEN_PROBABILITY_ABSOLUTE, LOGITS_FP32, NLL_FP32, NLL_INT8, PICTURE_GREY_LEVELS
+from tests.tolerances import GOLDEN_PROBABILITY_ABSOLUTE, LOGITS_FP32, NLL_FP32, NLL_INT4, NLL_INT8, PICTURE_GREY_LEVELS
 from trt_vqgan.export.parity import verify_bundle
 from trt_vqgan.runtime.code_generator import FREE
 from trt_vqgan.runtime.editing import region_mask
@@ -162,7 +162,7 @@ def test_gumbel_codes(tmp_path: Path, picture: int) -> None:
         assert grey_levels(pipe.decode(codes), golden.expected[f"reconstruction{picture}"]) <= PICTURE_GREY_LEVELS
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("precision", ["fp32", "int8", "int4"])
 def test_the_trained_model(shared_dir: Path, tmp_path: Path, backend: str, precision: str) -> None:
     run = shared_dir / "checkpoints" / "landscape_class"
     expected = np.load(run / "expected.npz")
@@ -171,7 +171,7 @@ def test_the_trained_model(shared_dir: Path, tmp_path: Path, backend: str, preci
         codes = pipe.encode(expected["images"])
         nll = pipe.score(codes, expected["classes"][:, None]).mean(axis=1)
         np.testing.assert_array_equal(codes, expected["codes"])
-        tolerance = NLL_FP32 if precision == "fp32" else NLL_INT8
+        tolerance = {"fp32": NLL_FP32, "int8": NLL_INT8, "int4": NLL_INT4}[precision]
         np.testing.assert_allclose(nll, expected["nll_nats"], atol=tolerance, rtol=0)
         if precision == "fp32":
             assert grey_levels(pipe.decode(codes), expected["reconstructions"]) <= PICTURE_GREY_LEVELS

@@ -25,7 +25,7 @@ SIZES = [
 ]
 
 
-@pytest.fixture(scope="module", params=["fp32", "int8"])
+@pytest.fixture(scope="module", params=["fp32", "int8", "int4"])
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> SmallModel:
     return make_model(tmp_path_factory.mktemp("model"), precision=request.param)
 
@@ -72,7 +72,7 @@ def test_steps_equal_prefill_to_the_bit(model: SmallModel, start: int, block: in
     np.testing.assert_array_equal(by_steps(model, tokens, start, block), whole[:, start - 1 :])
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("precision", ["fp32", "int8", "int4"])
 @pytest.mark.parametrize("threads", [1, 2, 8])
 @pytest.mark.parametrize(("heads", "width", "num_unmasked"), [(2, 128, 0), (1, 104, 0), (4, 64, 150), (2, 272, 0)])
 def test_cuts_of_a_sequence_do_not_change_a_bit(

@@ -97,7 +97,7 @@ def test_a_prefix_that_sees_both_ways(tmp_path: Path, num_unmasked: int) -> None
         np.testing.assert_array_equal(found[0], wanted)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("precision", ["fp32", "int8", "int4"])
 def test_no_arrangement_changes_a_bit(tmp_path: Path, precision: str) -> None:
     """Drawn codes: plain and exact, alone and together, with and without room for caches."""
     model = make_model(tmp_path, precision=precision)

@@ -12,7 +12,7 @@ from trt_vqgan.cli.commands import debug_option
 from trt_vqgan.extras import import_module
 
 PARTS = ("encode", "decode", "prefill", "step", "sampler", "generate", "window")
-PRECISIONS = ("fp32", "int8")
+PRECISIONS = ("fp32", "int8", "int4")
 STDOUT = Path("-")
 
 

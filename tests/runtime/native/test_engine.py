@@ -39,7 +39,7 @@ def open_native(folder: Path, model: SmallModel, *, instructions: str = "", thre
         pytest.skip(str(error))
 
 
-@pytest.fixture(scope="module", params=["fp32", "int8"])
+@pytest.fixture(scope="module", params=["fp32", "int8", "int4"])
 def precision(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
