@@ -9,7 +9,7 @@ from trt_vqgan.benchmarks.context import Context
 from trt_vqgan.benchmarks.fresh_process import FreshRun, measure
 from trt_vqgan.benchmarks.memory_formula import memory_budget
 from trt_vqgan.benchmarks.parity import Int64Array, compare_codes
-from trt_vqgan.benchmarks.rows import OURS, Row
+from trt_vqgan.benchmarks.rows import NATIVE, OURS, Row
 from trt_vqgan.benchmarks.sequences import random_conditions
 from trt_vqgan.benchmarks.subjects import Subject
 from trt_vqgan.benchmarks.timings import latency
@@ -29,7 +29,8 @@ def generate_rows(subject: Subject, context: Context) -> list[Row]:
                 context.say(f"{subject.name} generate {precision} batch {batch}")
                 row, alone = _generate_row(subject, context, pipeline, precision=precision, batch=batch, alone=alone)
                 rows.append(row)
-        rows += _fresh_rows(subject, context, precision)
+            runner = _runner(pipeline)
+        rows += _fresh_rows(subject, context, precision, runner)
     return rows
 
 
@@ -63,7 +64,7 @@ def _generate_row(
     row = Row(
         what="generate",
         model=subject.name,
-        runner=OURS,
+        runner=_runner(pipeline),
         precision=precision,
         batch=batch,
         latency=measured,
@@ -78,7 +79,11 @@ def _generate_row(
     return row, alone
 
 
-def _fresh_rows(subject: Subject, context: Context, precision: str) -> list[Row]:
+def _runner(pipeline: Pipeline) -> str:
+    return NATIVE if pipeline.backend == "native" else OURS
+
+
+def _fresh_rows(subject: Subject, context: Context, precision: str, runner: str) -> list[Row]:
     context.say(f"{subject.name} start-up {precision}")
     bundle = subject.bundle(precision)
     manifest = read_manifest(bundle)
@@ -88,7 +93,7 @@ def _fresh_rows(subject: Subject, context: Context, precision: str) -> list[Row]
         Row(
             what="start-up",
             model=subject.name,
-            runner=OURS,
+            runner=runner,
             precision=precision,
             batch=1,
             latency=latency([run.wall_seconds for run in first]),
@@ -102,16 +107,16 @@ def _fresh_rows(subject: Subject, context: Context, precision: str) -> list[Row]
     for batch in context.batches:
         context.say(f"{subject.name} memory {precision} batch {batch}")
         run = first[0] if batch == 1 else measure(bundle, pictures=batch, threads=context.threads)
-        rows.append(_memory_row(subject, run, precision=precision, batch=batch, bundle_bytes=size_bytes))
+        rows.append(_memory_row(subject, run, runner=runner, precision=precision, batch=batch, bundle_bytes=size_bytes))
     return rows
 
 
-def _memory_row(subject: Subject, run: FreshRun, *, precision: str, batch: int, bundle_bytes: int) -> Row:
+def _memory_row(subject: Subject, run: FreshRun, *, runner: str, precision: str, batch: int, bundle_bytes: int) -> Row:
     budget = memory_budget(subject.spec, bundle_bytes=bundle_bytes, batch=batch)
     return Row(
         what="memory",
         model=subject.name,
-        runner=OURS,
+        runner=runner,
         precision=precision,
         batch=batch,
         facts={

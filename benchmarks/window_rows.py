@@ -9,16 +9,17 @@ from collections.abc import Callable
 import numpy as np
 
 from trt_vqgan.benchmarks.context import Context
+from trt_vqgan.benchmarks.engines import open_engines
 from trt_vqgan.benchmarks.interleaving import PAUSE_SECONDS
 from trt_vqgan.benchmarks.parity import Int64Array, Parity, judge
-from trt_vqgan.benchmarks.rows import OURS, TORCH, Row
+from trt_vqgan.benchmarks.rows import TORCH, Row
 from trt_vqgan.benchmarks.subjects import RandomSubject, Subject
 from trt_vqgan.benchmarks.timings import latency, speedup
 from trt_vqgan.errors import SpecError
 from trt_vqgan.extras import import_module
 from trt_vqgan.runtime.code_generator import FREE
+from trt_vqgan.runtime.engine import Engine
 from trt_vqgan.runtime.sampler import Sampling
-from trt_vqgan.runtime.transformer import TransformerEngine
 from trt_vqgan.runtime.window_generator import WindowGenerator, WindowReport
 from trt_vqgan.runtime.window_plan import plan_windows, positions_computed, window_origin
 from trt_vqgan.spec import ConditionSpec, ModelSpec
@@ -40,7 +41,7 @@ Greedy = Sampling(greedy=True)
 
 
 def window_rows(subject: Subject, context: Context) -> list[Row]:
-    """Return rows of the published loop, of the exact plan, and of windows that move every 4 codes.
+    """Return rows of the published loop and, for each engine, of the exact plan and of windows that move every 4 codes.
 
     The grid has 64x64 codes with a condition of its own, as depth has; some of them are drawn greedily, all others are
     given. Torch predicts codes of these with the published loop, in turns with the exact plan; they must be the same.
@@ -71,9 +72,7 @@ def conditioned(spec: ModelSpec) -> ModelSpec:
 def _rows(subject: RandomSubject, context: Context) -> list[Row]:
     spec = subject.spec
     side, size = spec.autoencoder.latent_size, spec.autoencoder.codebook_size
-    context.say(f"{subject.name} window: loading")
     assert spec.transformer is not None
-    engine = TransformerEngine(subject.transformer("fp32"), spec.transformer, threads=context.threads)
     weights = 12 * spec.transformer.num_layers * spec.transformer.hidden_size**2
     columns = next(columns for most, columns in COLUMNS_OF_WEIGHTS if weights <= most)
     rng = np.random.default_rng(0)
@@ -84,34 +83,39 @@ def _rows(subject: RandomSubject, context: Context) -> list[Row]:
     def tokens(top: int, left: int) -> Int64Array:
         return condition[:, top : top + side, left : left + side].reshape(1, -1)
 
-    published = None if context.reference is None else _Published(subject, context, tokens, kept[0])
+    whole = {shift: plan_windows(np.ones((GRID, GRID), bool), side=side, shift=shift) for shift in (1, SHIFT)}
     rows: list[Row] = []
-    baseline: list[float] = []
-    for shift in (1, SHIFT):
-        context.say(f"{subject.name} window: moving every {shift}")
-        codes, seconds, report = _drawn(spec, engine, tokens, kept, shift, published if shift == 1 else None)
-        count = int((kept == FREE).sum())
-        whole = plan_windows(np.ones((GRID, GRID), bool), side=side, shift=shift)
-        facts = {
-            "positions_per_code": report.positions_computed / count,
-            "positions_per_code_of_the_whole_grid": positions_computed(whole, condition_tokens=side * side) / GRID**2,
-            "peak_cache_bytes": report.peak_cache_bytes,
-            "codes": count,
-        }
-        parity = None
-        if published is not None and shift == 1:
-            baseline = published.seconds
-            rows.append(_row(subject, TORCH, "as published", baseline))
-            found = [int(codes[0, row, column]) for row, column in published.codes]
-            same = np.array(found) == np.array(list(published.codes.values()))
-            parity = judge("equal codes, share", float(same.mean()), limit=1.0, at_least=True)
-        rows.append(_row(subject, OURS, f"moves every {shift}", [seconds / count], baseline, parity, facts))
+    for measured in open_engines(subject, context, what="window"):
+        published = None if context.reference is None else _Published(subject, context, tokens, kept[0])
+        for shift in (1, SHIFT):
+            context.say(f"{subject.name} window: {measured.name}, moving every {shift}")
+            codes, seconds, report = _drawn(
+                spec, measured.engine, tokens, kept, shift, published if shift == 1 else None
+            )
+            count = int((kept == FREE).sum())
+            facts = {
+                "positions_per_code": report.positions_computed / count,
+                "positions_per_code_of_the_whole_grid": positions_computed(whole[shift], condition_tokens=side * side)
+                / GRID**2,
+                "peak_cache_bytes": report.peak_cache_bytes,
+                "codes": count,
+            }
+            parity = None
+            if in_turn is not None:
+                if not rows:
+                    rows.append(_row(subject, TORCH, "as published", in_turn.seconds))
+                found = [int(codes[0, row, column]) for row, column in in_turn.codes]
+                same = np.array(found) == np.array(list(in_turn.codes.values()))
+                parity = judge("equal codes, share", float(same.mean()), limit=1.0, at_least=True)
+            baseline = None if published is None else published.seconds
+            how = f"moves every {shift}"
+            rows.append(_row(subject, measured.runner, how, [seconds / count], baseline, parity, facts))
     return rows
 
 
 def _drawn(
     spec: ModelSpec,
-    engine: TransformerEngine,
+    engine: Engine,
     tokens: Callable[[int, int], Int64Array],
     kept: Int64Array,
     shift: int,
