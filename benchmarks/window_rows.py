@@ -89,9 +89,8 @@ def _rows(subject: RandomSubject, context: Context) -> list[Row]:
         published = None if context.reference is None else _Published(subject, context, tokens, kept[0])
         for shift in (1, SHIFT):
             context.say(f"{subject.name} window: {measured.name}, moving every {shift}")
-            codes, seconds, report = _drawn(
-                spec, measured.engine, tokens, kept, shift, published if shift == 1 else None
-            )
+            in_turn = published if shift == 1 else None
+            codes, seconds, report = _drawn(spec, measured.engine, tokens, kept, shift, in_turn)
             count = int((kept == FREE).sum())
             facts = {
                 "positions_per_code": report.positions_computed / count,
