@@ -6,8 +6,8 @@ namespace cpu {
 
 namespace {
 
-// A sleeper's way back costs about 50 microseconds, and milliseconds where other programs want the processor. So inside a
-// run, which ends soon, threads wait awake for longer than any phase takes: on a busy machine a step then took 2.7 ms
+// A sleeper's way back costs about 50 microseconds, and milliseconds where other programs want the processor. So inside
+// a run, which ends soon, threads wait awake for longer than any phase takes: on a busy machine a step then took 2.7 ms
 // where with 0.2 ms it took 4.6. Never by yielding, which hands the processor over for milliseconds each time.
 constexpr int kAwakeInRunUs = 1000;
 constexpr int kAwakeBetweenRunsUs = 200;  // a sampler draws a code meanwhile
