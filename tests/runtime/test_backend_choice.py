@@ -85,7 +85,10 @@ def test_what_was_asked_for_is_taken_or_refused(manifest: Manifest, monkeypatch:
 def test_auto_takes_the_cpu_kernels_where_they_are_built(manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, native = Path("bundle"), BackendChoice(name="native")
     vqgan = dataclasses.replace(
-        manifest, model=dataclasses.replace(manifest.model, transformer=None, condition=None), class_names=()
+        manifest,
+        model=dataclasses.replace(manifest.model, transformer=None, condition=None),
+        class_names=(),
+        null_class=None,
     )
     assert choose_backend("native", None, whole, manifest) == native, "asked for, it is compiled"
     assert choose_backend("auto", None, whole, manifest) == BackendChoice()
