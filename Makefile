@@ -32,9 +32,9 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	find kernels -name '*.cu' -o -name '*.cuh' -o -name '*.cpp' -o -name '*.hpp' -o -name '*.h' | xargs -r $(BIN)/clang-format -i
 
-# At most ten minutes on two cores; what CI runs.
+# At most ten minutes on two cores; what CI runs. Files are dealt to two processes: many tests compile or run one thread.
 test: $(READY)
-	$(BIN)/python -m pytest -m 'not slow' $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m 'not slow' -n 2 --dist loadfile $(PYTEST_ARGS)
 
 # Adds big models, long fuzzing and soaks.
 test-all: $(READY)
