@@ -25,7 +25,7 @@ from trt_vqgan.benchmarks.window_rows import window_rows
 from trt_vqgan.errors import MissingDependencyError, ParityError, SpecError
 from trt_vqgan.extras import import_module
 from trt_vqgan.manifest import read_manifest
-from trt_vqgan.runtime.pipeline import DEMO_BUNDLE
+from trt_vqgan.runtime.demos import demo_bundle
 from trt_vqgan.runtime.sessions import check_onnxruntime
 from trt_vqgan.runtime.threads import resolve_threads
 from trt_vqgan.spec import ModelSpec
@@ -92,7 +92,7 @@ def run(
         for layers, width in shapes
     ]
     if not shapes:
-        folder = bundle if bundle is not None else DEMO_BUNDLE
+        folder = bundle if bundle is not None else demo_bundle()
         subjects = [BundleSubject(folder, weights=_checkpoint_weights(folder, against))]
     return measure(subjects, what=what, batches=batches, threads=count, repeats=repeats, baseline=baseline, say=say)
 

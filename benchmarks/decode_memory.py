@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
+from trt_vqgan.benchmarks.autoencoder_rows import open_autoencoder
 from trt_vqgan.benchmarks.random_models import RandomWeights, write_autoencoder
 from trt_vqgan.benchmarks.shapes import model_of_shape
 from trt_vqgan.errors import TrtVqganError
-from trt_vqgan.runtime.autoencoder import Autoencoder
 from trt_vqgan.runtime.memory import decode_bytes, encode_bytes, say_bytes, tiled_bytes
 from trt_vqgan.runtime.threads import available_threads
 from trt_vqgan.runtime.tiled_decoder import decode_tiled, default_frame, default_overlap, default_tile
@@ -68,13 +68,7 @@ def _formula(work: str, side: int) -> int:
 def _held(folder: Path, work: str, side: int) -> int:
     """Return the most bytes that a run holds beyond what the process still holds after a run of one code."""
     spec = SPEC.autoencoder
-    autoencoder = Autoencoder(
-        spec,
-        encoder=folder / "encoder.onnx",
-        decoder=folder / "decoder.onnx",
-        codebook=np.load(folder / "codebook.npy", allow_pickle=False),
-        threads=available_threads(),
-    )
+    autoencoder = open_autoencoder(spec, folder, threads=available_threads())
     codes = np.random.default_rng(0).integers(0, spec.codebook_size, (1, side // spec.factor, side // spec.factor))
     maps = np.zeros((1, spec.in_channels, side, side), dtype=np.float32)
     if work == "encode":

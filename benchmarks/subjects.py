@@ -65,7 +65,7 @@ class BundleSubject:
     def __init__(self, bundle: Path, *, weights: Mapping[str, Any] | None = None) -> None:
         folder, manifest = bundle_folder(bundle), read_manifest(bundle)
         verify_files(folder, manifest)
-        self._folder, self._manifest = folder, manifest
+        self._bundle, self._folder, self._manifest = bundle, folder, manifest
         self.name = self.autoencoder_name = bundle.resolve().stem
         self.spec = manifest.model
         decoder = manifest.precision.get("decoder", "fp32")
@@ -85,8 +85,8 @@ class BundleSubject:
         return self._manifest.precision.get("decoder", "fp32")
 
     def bundle(self, precision: str) -> Path:
-        """Return the bundle's folder."""
-        return self._folder
+        """Return the bundle's path."""
+        return self._bundle
 
     def wider(self, vocab_size: int) -> Subject | None:
         """Return None: a bundle has the vocabulary that it has."""

@@ -51,7 +51,6 @@ Int64Array = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float32]
 ImageArray = npt.NDArray[np.uint8]
 
-DEMO_BUNDLE = demo_bundle()
 UNFINISHED_GREY = 127  # of a preview, where no code is drawn yet
 
 
@@ -101,7 +100,7 @@ def load(
         onnxruntime and onnxruntime-gpu installed over each other.
     """
     check_onnxruntime()
-    chosen = bundle if bundle is not None else DEMO_BUNDLE
+    chosen = bundle if bundle is not None else demo_bundle()
     folder, manifest = bundle_folder(chosen), read_manifest(chosen)
     choice = choose_backend(backend, device, folder, manifest)
     verify_files(folder, manifest)
