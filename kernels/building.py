@@ -6,30 +6,25 @@ into place when it is whole, so any number of processes may build or load at onc
 
 from __future__ import annotations
 
-import hashlib
+import functools
 import json
 import os
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
-import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from trt_vqgan.errors import BackendUnavailableError, BuildError
+from trt_vqgan.kernels.compiling import Say, run_jobs, source_hash
 from trt_vqgan.kernels.nvrtc import Nvrtc, find_nvrtc
 
 SOURCES = Path(__file__).resolve().parent / "csrc"
 
 ARCHITECTURES = (80, 86, 89, 90, 100, 120)
 """What a full build has machine code for; others from 9.0 on run its PTX."""
-
-SLOW_SECONDS = 2.0
-"""A build that takes longer says so while it runs."""
 
 _OPTIONS = ("-std=c++17", "-O3")
 # Architectures share intermediate code where that costs no registers: it saves half of the time. nvcc 13.0: code for
@@ -41,8 +36,6 @@ _USUAL_NVCC = "/usr/local/cuda/bin/nvcc"
 _ENTRY = re.compile(r"Compiling entry function '(\w+)' for 'sm_(\d+)\w*'")
 _SPILLS = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
 _REGISTERS = re.compile(r"Used (\d+) registers")
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,11 +210,8 @@ def _refused(source: Path, version: str, printed: str) -> BuildError:
 
 
 def _place(folder: Path, architectures: Sequence[int], compiler: str) -> Path:
-    digest = hashlib.sha256(repr((_OPTIONS, _INTERMEDIATE, tuple(architectures), compiler)).encode())
-    for path in sorted(SOURCES.iterdir()):
-        if path.suffix in (".cu", ".cuh"):
-            digest.update(path.name.encode() + b"\0" + path.read_bytes())
-    return folder / f"cuda-kernels-{digest.hexdigest()[:16]}"
+    options = (_OPTIONS, _INTERMEDIATE, tuple(architectures), compiler)
+    return folder / f"cuda-kernels-{source_hash(SOURCES, ('.cu', '.cuh'), options=options)}"
 
 
 def _read(place: Path) -> KernelImages | None:
@@ -251,7 +241,7 @@ def _kept(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".building-", dir=folder) as work:
-            _compile(Path(work), architectures, compiler, say or _to_standard_error)
+            _compile(Path(work), architectures, compiler, say)
             try:
                 Path(work).rename(place)
             except OSError:
@@ -267,33 +257,22 @@ def _kept(
     return built
 
 
-def _to_standard_error(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
-def _compile(work: Path, architectures: tuple[int, ...], compiler: _NvccCompiler | _NvrtcCompiler, say: Say) -> None:
+def _compile(
+    work: Path, architectures: tuple[int, ...], compiler: _NvccCompiler | _NvrtcCompiler, say: Say | None
+) -> None:
     """Fill ``work`` with images and their description."""
     sources = sorted(SOURCES.glob("*.cu"), key=lambda path: -path.stat().st_size)  # long ones first
     targets = [work / (source.stem + compiler.suffix) for source in sources]
-    start, told = time.perf_counter(), False
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        jobs = [
-            pool.submit(compiler.compile, source, target, architectures)
+    names = ", ".join(f"sm_{known}" for known in architectures)
+    printed = run_jobs(
+        [
+            functools.partial(compiler.compile, source, target, architectures)
             for source, target in zip(sources, targets, strict=True)
-        ]
-        try:
-            for job in jobs:
-                while not told and not job.done():
-                    if time.perf_counter() - start > SLOW_SECONDS:
-                        names = ", ".join(f"sm_{known}" for known in architectures)
-                        say(f"trt-vqgan: compiling the CUDA kernels with {compiler.name} for {names}, once …")
-                        told = True
-                    time.sleep(0.02)
-                job.result()
-        finally:
-            for job in jobs:
-                job.cancel()
-        printed = [job.result() for job in jobs]
+        ],
+        threads=os.cpu_count() or 1,
+        slow_line=f"trt-vqgan: compiling the CUDA kernels with {compiler.name} for {names}, once …",
+        say=say,
+    )
     usage = [asdict(entry) for text in printed for entry in resource_usage(text)]
     facts = {
         "compiler": compiler.version(),

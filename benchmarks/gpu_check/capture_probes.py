@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from trt_vqgan.benchmarks.gpu_check.open_gpu import architecture
 from trt_vqgan.errors import BackendUnavailableError, BuildError, CudaError, TrtVqganError
 from trt_vqgan.runtime.device.cuda import CudaDevice
 from trt_vqgan.runtime.device.interface import upload_new
 from trt_vqgan.runtime.engine_session import LoadedEngine
+from trt_vqgan.runtime.gpu.kernels import architecture
 from trt_vqgan.tensorrt_package import RTX, TensorRT, TensorRTLog, find_tensorrt
 
 LENGTH = 64

@@ -7,12 +7,13 @@ import importlib.util
 import shutil
 import subprocess
 
-from trt_vqgan.benchmarks.gpu_check.open_gpu import architecture, open_gpu
+from trt_vqgan.benchmarks.gpu_check.open_gpu import open_gpu
 from trt_vqgan.benchmarks.gpu_check.records import Records
 from trt_vqgan.benchmarks.gpu_check.settings import Settings
 from trt_vqgan.benchmarks.machine import describe_versions
+from trt_vqgan.cache_folder import cache_folder
 from trt_vqgan.kernels.building import kernel_images
-from trt_vqgan.runtime.native.build import cache_folder
+from trt_vqgan.runtime.gpu.kernels import architecture
 
 _L2_BYTES = 38  # CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE
 OPTIONAL = ("torch", "onnxruntime", "tensorrt", "tensorrt_rtx", "onnx")

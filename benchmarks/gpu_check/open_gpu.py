@@ -7,9 +7,8 @@ import importlib.util
 from collections.abc import Iterator
 
 from trt_vqgan.errors import MissingDependencyError
-from trt_vqgan.kernels.building import kernel_images
 from trt_vqgan.runtime.device.cuda import CudaDevice
-from trt_vqgan.runtime.native.build import cache_folder
+from trt_vqgan.runtime.gpu.kernels import load_kernels
 
 
 @contextlib.contextmanager
@@ -18,17 +17,10 @@ def open_gpu(index: int) -> Iterator[CudaDevice]:
     device = CudaDevice(index)
     try:
         with device.active():
-            for image in kernel_images(cache_folder(), architecture=architecture(device)).images:
-                device.load_kernels(image)
+            load_kernels(device)
             yield device
     finally:
         device.close()
-
-
-def architecture(device: CudaDevice) -> int:
-    """Return its compute capability as one number, 90 for 9.0."""
-    major, minor = device.architecture
-    return 10 * major + minor
 
 
 def need_torch() -> None:

@@ -8,7 +8,6 @@ import numpy as np
 
 from trt_vqgan.engine_records import read_engine
 from trt_vqgan.errors import BackendUnavailableError
-from trt_vqgan.kernels.building import kernel_images
 from trt_vqgan.manifest import Manifest
 from trt_vqgan.runtime.backend_choice import ON_CPU, BackendChoice
 from trt_vqgan.runtime.bundle_engines import find_engine
@@ -25,8 +24,8 @@ from trt_vqgan.runtime.gpu.executors.tensorrt import (
     SegmentEngine,
     TensorRTExecutor,
 )
+from trt_vqgan.runtime.gpu.kernels import architecture, load_kernels
 from trt_vqgan.runtime.gpu.weights import Tensors, read_transformer_weights
-from trt_vqgan.runtime.native.build import cache_folder
 
 
 def open_on_gpu(choice: BackendChoice, folder: Path, manifest: Manifest) -> DeviceEngine:
@@ -55,9 +54,7 @@ def open_on_gpu(choice: BackendChoice, folder: Path, manifest: Manifest) -> Devi
     device = CudaDevice(choice.gpu)
     try:
         with device.active():
-            major, minor = device.architecture
-            for image in kernel_images(cache_folder(), architecture=10 * major + minor).images:
-                device.load_kernels(image)
+            load_kernels(device)
             operations = CudaOperations(device, spec, tensors["tok_emb.weight"], tensors["pos_emb"])
             executor = _executor(choice, device, folder, manifest, tensors)
             device.synchronize()
@@ -86,8 +83,7 @@ def _executor(
 
 def _engine(name: str, device: CudaDevice, folder: Path, manifest: Manifest) -> tuple[SegmentEngine, str]:
     """Return a segment's engine, and the title of the TensorRT that runs it."""
-    major, minor = device.architecture
-    tensorrt, record = find_engine(folder, manifest, name, target=f"sm{major}{minor}")
+    tensorrt, record = find_engine(folder, manifest, name, target=f"sm{architecture(device)}")
     profiles = record.key.profiles
     segment = SegmentEngine(
         engine=LoadedEngine(read_engine(folder, record), tensorrt=tensorrt, name=name),

@@ -7,26 +7,21 @@ whole: so any number of processes may build or load at once, and an old library 
 
 from __future__ import annotations
 
-import hashlib
-import os
+import functools
 import platform
 import shutil
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from trt_vqgan.cache_folder import CACHE_VARIABLE, cache_folder
 from trt_vqgan.errors import BackendUnavailableError
+from trt_vqgan.kernels.compiling import Say, run_jobs, source_hash
 from trt_vqgan.runtime.threads import available_threads
 
 SOURCES = Path(__file__).resolve().parents[2] / "kernels" / "cpu"
-CACHE_VARIABLE = "TRT_VQGAN_CACHE"
 COMPILERS = ("c++", "g++", "clang++")
-SLOW_SECONDS = 2.0
-"""A build that takes longer says so while it runs."""
 
 _OPTIONS = ("-std=c++17", "-O3", "-fPIC", "-ffp-contract=off", "-fvisibility=hidden", "-Wall", "-Wno-psabi")
 # GCC 12 warns of uninitialised values inside its own header of AVX-512
@@ -37,18 +32,6 @@ _KERNELS: dict[str, tuple[str, ...]] = {
     "kAvx512": (*_AVX512, "-DCPU_AVX512"),
 }
 _OTHERS = ("library", "packing", "thread_pool", "transformer")
-
-Say = Callable[[str], None]
-
-
-def cache_folder() -> Path:
-    """Return the folder of what this package keeps for a user: ``$TRT_VQGAN_CACHE``, or the system's usual place."""
-    chosen = os.environ.get(CACHE_VARIABLE)
-    if chosen:
-        return Path(chosen)
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "trt-vqgan"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trt-vqgan"
 
 
 def find_library() -> Path | None:
@@ -81,7 +64,7 @@ def built_library(*, say: Say | None = None) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".building-", dir=path.parent) as folder:
-            made = _compile(compiler, Path(folder), say or (lambda line: print(line, file=sys.stderr, flush=True)))
+            made = _compile(compiler, Path(folder), say)
             made.replace(path)
     except OSError as error:
         raise BackendUnavailableError(
@@ -96,35 +79,27 @@ def find_compiler() -> str | None:
 
 
 def _library_path() -> Path:
-    digest = hashlib.sha256(repr((_OPTIONS, _KERNELS, platform.machine(), sys.platform)).encode())
-    for source in sorted(SOURCES.iterdir()):
-        if source.suffix in (".cpp", ".hpp"):
-            digest.update(source.name.encode() + b"\0" + source.read_bytes())
-    return cache_folder() / f"transformer-{digest.hexdigest()[:16]}.so"
+    version = source_hash(SOURCES, (".cpp", ".hpp"), options=(_OPTIONS, _KERNELS, platform.machine(), sys.platform))
+    return cache_folder() / f"transformer-{version}.so"
 
 
-def _compile(compiler: str, folder: Path, say: Say) -> Path:
+def _compile(compiler: str, folder: Path, say: Say | None) -> Path:
     """Return the library, compiled inside ``folder``."""
     tables = _KERNELS if platform.machine() in ("x86_64", "AMD64") else {"kPlain": ()}
-    jobs = [(f"{name}.o", "kernels.cpp", (*options, f"-DCPU_TABLE={name}")) for name, options in tables.items()]
-    jobs += [(f"{name}.o", f"{name}.cpp", ()) for name in _OTHERS]
-    start = time.perf_counter()
-    told = False
-
-    def compile_one(job: tuple[str, str, tuple[str, ...]]) -> None:
-        target, source, options = job
-        _run([compiler, *_OPTIONS, *options, "-c", str(SOURCES / source), "-o", str(folder / target)])
-
-    with ThreadPoolExecutor(available_threads()) as pool:
-        for done in [pool.submit(compile_one, job) for job in jobs]:
-            while not told and not done.done():
-                if time.perf_counter() - start > SLOW_SECONDS:
-                    say(f"trt-vqgan: compiling the CPU kernels with {compiler}, once; this takes some seconds …")
-                    told = True
-                time.sleep(0.02)
-            done.result()
+    objects = [(f"{name}.o", "kernels.cpp", (*options, f"-DCPU_TABLE={name}")) for name, options in tables.items()]
+    objects += [(f"{name}.o", f"{name}.cpp", ()) for name in _OTHERS]
+    commands = [
+        [compiler, *_OPTIONS, *options, "-c", str(SOURCES / source), "-o", str(folder / target)]
+        for target, source, options in objects
+    ]
+    run_jobs(
+        [functools.partial(_run, command) for command in commands],
+        threads=available_threads(),
+        slow_line=f"trt-vqgan: compiling the CPU kernels with {compiler}, once; this takes some seconds …",
+        say=say,
+    )
     library = folder / "transformer.so"
-    _run([compiler, "-shared", "-pthread", *(str(folder / job[0]) for job in jobs), "-o", str(library)])
+    _run([compiler, "-shared", "-pthread", *(str(folder / target) for target, _, _ in objects), "-o", str(library)])
     return library
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from tests.kernels.register_limits import limit_of
 from trt_vqgan.errors import BackendUnavailableError, BuildError
-from trt_vqgan.kernels import building
+from trt_vqgan.kernels import building, compiling
 from trt_vqgan.kernels.building import (
     ARCHITECTURES,
     KernelUsage,
@@ -187,7 +187,7 @@ def test_without_any_compiler(sources: Path, tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_slow_build_says_so(sources: Path, fake_nvcc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(building, "SLOW_SECONDS", 0.0)
+    monkeypatch.setattr(compiling, "SLOW_SECONDS", 0.0)
     said: list[str] = []
     kernel_images(tmp_path / "kept", architecture=90, say=said.append)
     assert said == ["trt-vqgan: compiling the CUDA kernels with nvcc for sm_90, once …"]

@@ -16,7 +16,7 @@ from trt_vqgan.errors import BackendUnavailableError, BuildError, BundleError, C
 from trt_vqgan.manifest import Manifest, read_manifest
 from trt_vqgan.runtime.backend_choice import BackendChoice
 from trt_vqgan.runtime.device.cuda import CudaDevice
-from trt_vqgan.runtime.gpu import cuda_operations, opening
+from trt_vqgan.runtime.gpu import cuda_operations, kernels, opening
 from trt_vqgan.runtime.gpu.opening import open_on_gpu
 
 CUDA = BackendChoice(name="cuda", gpu=0)
@@ -34,7 +34,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
     monkeypatch.setattr(opening, "CudaDevice", lambda index: CudaDevice(index, libraries=made.libraries()))
     images = SimpleNamespace(images=(b"one", b"another"))
     monkeypatch.setattr(cuda_operations, "HEAD_SIZES", range(16, 129, 8))  # the golden model's heads are of 16
-    monkeypatch.setattr(opening, "kernel_images", lambda folder, architecture: {90: images}[architecture])
+    monkeypatch.setattr(kernels, "kernel_images", lambda folder, architecture: {90: images}[architecture])
     return made
 
 
@@ -93,7 +93,7 @@ def test_errors_leave_nothing(
 def test_kernels_that_cannot_be_built(
     bundle: tuple[Path, Manifest], fake: FakeCuda, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(opening, "kernel_images", no_compiler)
+    monkeypatch.setattr(kernels, "kernel_images", no_compiler)
     with pytest.raises(BuildError, match="can't compile"):
         open_on_gpu(CUDA, *bundle)
     gc.collect()
