@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 import types
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import click
 
@@ -16,14 +16,14 @@ DELAY_SECONDS = 2.0
 REDRAW_SECONDS = 0.2
 
 
-class CodesProgress:
-    """A bar with codes a second and the time left, fed by a pipeline's ``on_progress``."""
+class _Progress:
+    """A bar that is closed at the end of a with block; made when there is something to show."""
 
     def __init__(self, *, quiet: bool) -> None:
         self._quiet = quiet or not sys.stderr.isatty()
         self._bar: Any = None
 
-    def __enter__(self) -> CodesProgress:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -31,6 +31,10 @@ class CodesProgress:
     ) -> None:
         if self._bar is not None:
             self._bar.close()
+
+
+class CodesProgress(_Progress):
+    """A bar with codes a second and the time left, fed by a pipeline's ``on_progress``."""
 
     def __call__(self, progress: Progress) -> bool:
         """Show ``progress``; True, which lets the work go on."""
@@ -54,23 +58,13 @@ class CodesProgress:
         return True
 
 
-class PicturesProgress:
+class PicturesProgress(_Progress):
     """A bar of pictures done, for commands that take many; `echo` prints a line above it."""
 
     def __init__(self, total: int, *, quiet: bool) -> None:
-        self._quiet = quiet or total < 2 or not sys.stderr.isatty()
+        super().__init__(quiet=quiet or total < 2)
         self._total, self._done = total, 0
         self._start = time.perf_counter()
-        self._bar: Any = None
-
-    def __enter__(self) -> PicturesProgress:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None
-    ) -> None:
-        if self._bar is not None:
-            self._bar.close()
 
     def finished(self) -> None:
         """Count one more picture."""

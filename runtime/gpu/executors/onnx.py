@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import onnxruntime as ort
 
 from trt_vqgan.errors import BackendUnavailableError
-from trt_vqgan.runtime.device.arrays import DeviceArray
 from trt_vqgan.runtime.device.interface import Device
-from trt_vqgan.runtime.gpu.activations import Activations
+from trt_vqgan.runtime.gpu.executors.segments import Arrays, SegmentExecutor
 from trt_vqgan.runtime.sessions import open_session
 
 
-class OnnxExecutor:
+class OnnxExecutor(SegmentExecutor):
     """One session a segment. Inputs and outputs are bound where they lie, so nothing is copied.
 
     Parameters
@@ -30,6 +28,7 @@ class OnnxExecutor:
     """
 
     def __init__(self, segments: Sequence[Path], device: Device, *, threads: int) -> None:
+        super().__init__(len(segments))
         self._device = device
         if device.kind == "cuda":
             self._sessions = [_open_cuda_session(path, device) for path in segments]
@@ -44,21 +43,7 @@ class OnnxExecutor:
         """
         return self._device.kind == "cpu"
 
-    def first(self, work: Activations) -> None:
-        """Run segment 0."""
-        self._run(0, {"x": work.x}, {"qkv": _flat(work.qkv)})
-
-    def middle(self, layer: int, work: Activations) -> None:
-        """Run segment ``layer``. It can't write to what it reads, so the residual stream changes its buffer."""
-        inputs = {"x": work.x, "attended": work.attended}
-        self._run(layer, inputs, {"x_out": work.spare, "qkv": _flat(work.qkv)})
-        work.swap()
-
-    def last(self, x: DeviceArray, attended: DeviceArray, logits: DeviceArray) -> None:
-        """Run the last segment."""
-        self._run(len(self._sessions) - 1, {"x": x, "attended": attended}, {"logits": logits})
-
-    def _run(self, index: int, inputs: dict[str, DeviceArray], outputs: dict[str, DeviceArray]) -> None:
+    def _run(self, index: int, inputs: Arrays, outputs: Arrays) -> None:
         binding = self._sessions[index].io_binding()
         for bind, arrays in ((binding.bind_input, inputs), (binding.bind_output, outputs)):
             for name, array in arrays.items():
@@ -77,12 +62,6 @@ class OnnxExecutor:
     def close(self) -> None:
         """Release the sessions."""
         self._sessions.clear()
-
-
-def _flat(qkv: DeviceArray) -> DeviceArray:
-    """Return queries, keys and values (B, T, 3, H, D) as the graphs see them, (B, T, 3 d)."""
-    batch, tokens = qkv.shape[:2]
-    return qkv.reshape(batch, tokens, int(np.prod(qkv.shape[2:])))
 
 
 def _open_cuda_session(path: Path, device: Device) -> ort.InferenceSession:

@@ -10,7 +10,7 @@ import numpy as np
 from trt_vqgan.runtime.device.arrays import DeviceArray
 from trt_vqgan.runtime.device.interface import Device
 from trt_vqgan.runtime.engine_session import EngineSession, LoadedEngine
-from trt_vqgan.runtime.gpu.activations import Activations
+from trt_vqgan.runtime.gpu.executors.segments import Arrays, SegmentExecutor
 
 STEP_PROFILE, PREFILL_PROFILE = 0, 1
 SCRATCH_ALIGNMENT = 256
@@ -25,7 +25,7 @@ class SegmentEngine:
     prefill_rows: int
 
 
-class TensorRTExecutor:
+class TensorRTExecutor(SegmentExecutor):
     """One engine a segment. More rows than a profile takes run one part after the other.
 
     A captured graph holds a context's shapes and addresses, so each part of each step has a context of its own, bound
@@ -39,6 +39,7 @@ class TensorRTExecutor:
     """
 
     def __init__(self, segments: Sequence[SegmentEngine], device: Device, *, title: str) -> None:
+        super().__init__(len(segments))
         self._segments, self._device, self._title = segments, device, title
         self._steps: dict[tuple[int, tuple[tuple[str, int, tuple[int, ...]], ...]], EngineSession] = {}
         self._prefills: dict[int, EngineSession] = {}
@@ -49,21 +50,7 @@ class TensorRTExecutor:
         """Whether a graph may hold it: as far as its contexts say."""
         return all(session.capturable(self._device.stream) for session in self._steps.values())
 
-    def first(self, work: Activations) -> None:
-        """Run segment 0."""
-        self._run(0, {"x": work.x}, {"qkv": _flat(work.qkv)})
-
-    def middle(self, layer: int, work: Activations) -> None:
-        """Run segment ``layer``; TensorRT may not write to what it reads."""
-        inputs = {"x": work.x, "attended": work.attended}
-        self._run(layer, inputs, {"x_out": work.spare, "qkv": _flat(work.qkv)})
-        work.swap()
-
-    def last(self, x: DeviceArray, attended: DeviceArray, logits: DeviceArray) -> None:
-        """Run the last segment."""
-        self._run(len(self._segments) - 1, {"x": x, "attended": attended}, {"logits": logits})
-
-    def _run(self, index: int, inputs: dict[str, DeviceArray], outputs: dict[str, DeviceArray]) -> None:
+    def _run(self, index: int, inputs: Arrays, outputs: Arrays) -> None:
         segment, x = self._segments[index], inputs["x"]
         is_step = x.shape[1] == 1
         most = segment.step_rows if is_step else segment.prefill_rows
@@ -111,9 +98,3 @@ class TensorRTExecutor:
         for array in self._scratch:
             array.memory.free()
         self._scratch.clear()
-
-
-def _flat(qkv: DeviceArray) -> DeviceArray:
-    """Return queries, keys and values (B, T, 3, H, D) as the engines see them, (B, T, 3 d)."""
-    batch, tokens = qkv.shape[:2]
-    return qkv.reshape(batch, tokens, int(np.prod(qkv.shape[2:])))
