@@ -210,6 +210,13 @@ __device__ __forceinline__ void multiply(const Product &product, const Stage &st
     finish(row, n, sum);
 }
 
+// The same of layer-normalised x, float (rows, K).
+template <class Finish>
+__device__ __forceinline__ void multiply_normalised(const Product &product, const float *x, const Norm &norm,
+                                                    const Finish &finish) {
+    multiply(product, [=](const Part &part, float *sums) { stage_normalised(x, norm, part, product, sums); }, finish);
+}
+
 }  // namespace
 
 extern "C" __global__ void __launch_bounds__(kThreads, 4)
@@ -217,12 +224,9 @@ extern "C" __global__ void __launch_bounds__(kThreads, 4)
                     int rows, int blocks_of_split, const float *x, const float *norm_gain, const float *norm_bias,
                     float epsilon, half *out) {
     const Product product = {weights, bias, partials, tickets, outputs, inputs, rows, blocks_of_split};
-    multiply(
-        product,
-        [=](const Part &part, float *sums) {
-            stage_normalised(x, {norm_gain, norm_bias, epsilon}, part, product, sums);
-        },
-        [=](int row, int n, float sum) { out[static_cast<size_t>(row) * outputs + n] = __float2half_rn(sum); });
+    multiply_normalised(product, x, {norm_gain, norm_bias, epsilon}, [=](int row, int n, float sum) {
+        out[static_cast<size_t>(row) * outputs + n] = __float2half_rn(sum);
+    });
 }
 
 extern "C" __global__ void __launch_bounds__(kThreads, 4)
@@ -230,12 +234,9 @@ extern "C" __global__ void __launch_bounds__(kThreads, 4)
                          int inputs, int rows, int blocks_of_split, const float *x, const float *norm_gain,
                          const float *norm_bias, float epsilon, half *out) {
     const Product product = {weights, bias, partials, tickets, outputs, inputs, rows, blocks_of_split};
-    multiply(
-        product,
-        [=](const Part &part, float *sums) {
-            stage_normalised(x, {norm_gain, norm_bias, epsilon}, part, product, sums);
-        },
-        [=](int row, int n, float sum) { out[static_cast<size_t>(row) * outputs + n] = __float2half_rn(gelu(sum)); });
+    multiply_normalised(product, x, {norm_gain, norm_bias, epsilon}, [=](int row, int n, float sum) {
+        out[static_cast<size_t>(row) * outputs + n] = __float2half_rn(gelu(sum));
+    });
 }
 
 extern "C" __global__ void __launch_bounds__(kThreads, 4)
@@ -243,12 +244,8 @@ extern "C" __global__ void __launch_bounds__(kThreads, 4)
                            int inputs, int rows, int blocks_of_split, const float *x, const float *norm_gain,
                            const float *norm_bias, float epsilon, float *out) {
     const Product product = {weights, bias, partials, tickets, outputs, inputs, rows, blocks_of_split};
-    multiply(
-        product,
-        [=](const Part &part, float *sums) {
-            stage_normalised(x, {norm_gain, norm_bias, epsilon}, part, product, sums);
-        },
-        [=](int row, int n, float sum) { out[static_cast<size_t>(row) * outputs + n] = sum; });
+    multiply_normalised(product, x, {norm_gain, norm_bias, epsilon},
+                        [=](int row, int n, float sum) { out[static_cast<size_t>(row) * outputs + n] = sum; });
 }
 
 extern "C" __global__ void __launch_bounds__(kThreads, 4)
