@@ -7,22 +7,9 @@ import math
 
 import pytest
 
+from tests.published_specs import F16
 from trt_vqgan.export.key_shapes import autoencoder_shapes, expected_shapes, transformer_shapes
-from trt_vqgan.spec import AutoencoderSpec, ConditionSpec, ModelSpec, TransformerSpec
-
-F16 = AutoencoderSpec(
-    quantizer="nearest",
-    in_channels=3,
-    out_channels=3,
-    base_channels=128,
-    channel_multipliers=(1, 1, 2, 2, 4),
-    num_res_blocks=2,
-    attention_resolutions=(16,),
-    resolution=256,
-    z_channels=256,
-    code_dim=256,
-    codebook_size=1024,
-)
+from trt_vqgan.spec import ConditionSpec, ModelSpec, TransformerSpec
 
 
 def parameters(shapes: dict[str, tuple[int, ...]], prefix: str = "") -> int:

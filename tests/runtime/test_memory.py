@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.published_specs import F16
 from trt_vqgan.errors import ShapeError
 from trt_vqgan.runtime import memory
 from trt_vqgan.runtime.memory import (
@@ -18,22 +19,8 @@ from trt_vqgan.runtime.memory import (
     say_bytes,
     tiled_bytes,
 )
-from trt_vqgan.spec import AutoencoderSpec
 
 GIB = 1 << 30
-F16 = AutoencoderSpec(
-    quantizer="nearest",
-    in_channels=3,
-    out_channels=3,
-    base_channels=128,
-    channel_multipliers=(1, 1, 2, 2, 4),
-    num_res_blocks=2,
-    attention_resolutions=(16,),
-    resolution=256,
-    z_channels=256,
-    code_dim=256,
-    codebook_size=1024,
-)
 
 
 def test_the_published_decoder_by_hand() -> None:
