@@ -23,6 +23,7 @@ from trt_vqgan.benchmarks.rows import OURS, TORCH, Row
 from trt_vqgan.benchmarks.subjects import Subject
 from trt_vqgan.benchmarks.timings import latency, speedup
 from trt_vqgan.runtime.autoencoder import Autoencoder
+from trt_vqgan.runtime.autoencoder_networks import OnnxNetworks
 from trt_vqgan.spec import AutoencoderSpec
 
 
@@ -80,9 +81,8 @@ def random_codes(spec: AutoencoderSpec) -> Int64Array:
 def open_autoencoder(spec: AutoencoderSpec, folder: Path, *, threads: int) -> Autoencoder:
     """Return the runtime's VQGAN of the graphs in a bundle's folder."""
     codebook = np.load(folder / "codebook.npy", allow_pickle=False)
-    return Autoencoder(
-        spec, encoder=folder / "encoder.onnx", decoder=folder / "decoder.onnx", codebook=codebook, threads=threads
-    )
+    networks = OnnxNetworks(encoder=folder / "encoder.onnx", decoder=folder / "decoder.onnx", threads=threads)
+    return Autoencoder(spec, networks=networks, codebook=codebook)
 
 
 def _open(subject: Subject, context: Context) -> dict[str, Autoencoder]:

@@ -1,18 +1,15 @@
-"""A VQGAN on the CPU: pictures or condition maps to codes, codes to pictures, one picture at a time."""
+"""A VQGAN: pictures or condition maps to codes, codes to pictures, one picture at a time."""
 
 from __future__ import annotations
 
 import functools
-import threading
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime as ort
 
 from trt_vqgan.errors import ShapeError
 from trt_vqgan.kernels.reference.nearest_code import nearest_code
-from trt_vqgan.runtime.sessions import open_session
+from trt_vqgan.runtime.autoencoder_networks import Networks
 from trt_vqgan.spec import AutoencoderSpec
 
 Int64Array = npt.NDArray[np.int64]
@@ -21,7 +18,7 @@ ImageArray = npt.NDArray[np.uint8]
 
 
 class Autoencoder:
-    """Encoder and decoder sessions of one VQGAN, each opened when it is first used.
+    """Encoder, nearest code and decoder of one VQGAN.
 
     Pictures run one at a time: a picture's bits then can't depend on its neighbours, memory stays that of one picture,
     and a picture's convolutions fill all threads by themselves. Safe to call from several threads.
@@ -29,26 +26,14 @@ class Autoencoder:
     Parameters
     ----------
     spec : the VQGAN.
-    encoder, decoder : their graphs; None where the bundle has none.
+    networks : compute encoder and decoder; closed with this.
     codebook : float32 (N, D).
-    threads : threads of each session's pool.
     """
 
-    def __init__(
-        self,
-        spec: AutoencoderSpec,
-        *,
-        encoder: Path | None,
-        decoder: Path | None,
-        codebook: FloatArray,
-        threads: int,
-    ) -> None:
+    def __init__(self, spec: AutoencoderSpec, *, networks: Networks, codebook: FloatArray) -> None:
         self.spec = spec
         self.codebook = codebook
-        self._paths = {"encoder": encoder, "decoder": decoder}
-        self._threads = threads
-        self._sessions: dict[str, ort.InferenceSession] = {}
-        self._lock = threading.Lock()
+        self.networks = networks
 
     @functools.cached_property
     def mean_code(self) -> int:
@@ -79,10 +64,8 @@ class Autoencoder:
                 f"encode: found {width}x{height} pixels, wanted multiples of {factor}; pad or crop the picture"
             )
         codes = np.empty((len(maps), height // factor, width // factor), dtype=np.int64)
-        session = self._session("encoder")
         for i, picture in enumerate(maps):
-            (latents,) = session.run(None, {"image": np.ascontiguousarray(picture[None], dtype=np.float32)})
-            codes[i] = self.quantize(latents[0])
+            codes[i] = self.quantize(self.networks.latents(picture))
         return codes
 
     def quantize(self, latents: FloatArray) -> Int64Array:
@@ -113,9 +96,7 @@ class Autoencoder:
 
     def decode_pixels(self, grid: Int64Array) -> FloatArray:
         """Return the decoder's own output, float32 (C, H, W) about [-1, 1], of one checked grid int64 (h, w)."""
-        (pixels,) = self._session("decoder").run(None, {"codes": np.ascontiguousarray(grid[None], dtype=np.int64)})
-        picture: FloatArray = pixels[0]
-        return picture
+        return self.networks.pixels(grid)
 
     def check_codes(self, codes: Int64Array) -> None:
         """Raise ShapeError unless codes are (B, h, w) with at least one code a picture, all in the codebook."""
@@ -126,19 +107,8 @@ class Autoencoder:
             raise ShapeError(f"decode: found codes from {codes.min()} to {codes.max()}, wanted 0 to {size - 1}")
 
     def close(self) -> None:
-        """Release the sessions."""
-        with self._lock:
-            self._sessions.clear()
-
-    def _session(self, name: str) -> ort.InferenceSession:
-        with self._lock:
-            if name not in self._sessions:
-                path = self._paths[name]
-                if path is None:
-                    raise ShapeError(f"this bundle has no {name} for its {self.spec.modality} codes")
-                # no arena: activations of a whole picture are large, and few
-                self._sessions[name] = open_session(path, threads=self._threads, arena=False)
-            return self._sessions[name]
+        """Release the networks."""
+        self.networks.close()
 
 
 def to_uint8(pixels: FloatArray) -> ImageArray:

@@ -7,23 +7,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Unpack
+from typing import Unpack
 
 import numpy as np
 import numpy.typing as npt
 
-from trt_vqgan.errors import BackendUnavailableError, BundleError, Cancelled, ShapeError
+from trt_vqgan.errors import BundleError, Cancelled, ShapeError
 from trt_vqgan.manifest import Manifest, bundle_folder, read_manifest, verify_files
-from trt_vqgan.runtime.autoencoder import Autoencoder
-from trt_vqgan.runtime.backend_choice import BACKENDS, CPU_CHOICE, ON_CPU, BackendChoice, choose_backend
+from trt_vqgan.runtime.backend_choice import BACKENDS, CPU_CHOICE, BackendChoice, choose_backend
 from trt_vqgan.runtime.code_generator import FREE, CodeGenerator
 from trt_vqgan.runtime.condition_encoder import ClassIds, ConditionEncoder
 from trt_vqgan.runtime.demos import demo_bundle
 from trt_vqgan.runtime.editing import paste
-from trt_vqgan.runtime.engine import Engine
 from trt_vqgan.runtime.fitting import Fit, check_fit
 from trt_vqgan.runtime.large_pictures import Windows, picture_size, window_condition
 from trt_vqgan.runtime.memory import check_picture_memory
+from trt_vqgan.runtime.opening import open_models
 from trt_vqgan.runtime.picture_arrays import picture_maps
 from trt_vqgan.runtime.requests import (
     GenerateArguments,
@@ -38,12 +37,8 @@ from trt_vqgan.runtime.sampler import Sampling
 from trt_vqgan.runtime.sessions import check_onnxruntime
 from trt_vqgan.runtime.threads import resolve_threads
 from trt_vqgan.runtime.tiled_decoder import decode_tiled, default_overlap, default_tile
-from trt_vqgan.runtime.transformer import TransformerEngine
 from trt_vqgan.runtime.window_generator import WindowGenerator, WindowReport
-from trt_vqgan.spec import AutoencoderSpec, ModelSpec, TransformerSpec
-
-if TYPE_CHECKING:
-    from trt_vqgan.runtime.gpu.driver import DeviceEngine
+from trt_vqgan.spec import ModelSpec
 
 __all__ = ["BACKENDS", "OnPreview", "OnProgress", "Pipeline", "Preview", "Progress", "Result", "load"]
 
@@ -124,59 +119,22 @@ class Pipeline:
         self.manifest = manifest
         self.threads = threads
         self.backend: str = choice.name
-        self._device_engine: DeviceEngine | None = None
-        self._native_instructions = ""
         self._folder = folder
         self._closed = False
-        self._autoencoder = self._open_autoencoder(self.spec.autoencoder, "encoder", "decoder", "codebook")
-        self._condition_encoder: Autoencoder | None = None
-        self._generator: CodeGenerator | None = None
-        condition = self.spec.condition
-        if condition is not None and condition.shares_first_stage:
-            self._condition_encoder = self._autoencoder
-        elif condition is not None and condition.autoencoder is not None:
-            self._condition_encoder = self._open_autoencoder(
-                condition.autoencoder, "condition_encoder", None, "condition_codebook"
-            )
-        self._conditions = ConditionEncoder(manifest, self._condition_encoder)
+        self._models = open_models(folder, manifest, choice, threads=threads)
+        self._autoencoder = self._models.autoencoder
+        self._conditions = ConditionEncoder(manifest, self._models.condition_encoder)
         self._requests = RequestReader(manifest, self._conditions, self.encode)
-        if self.spec.transformer is None:
-            if choice.gpu is not None:
-                raise BackendUnavailableError(
-                    f"backend {choice.name} on a GPU: this bundle is a VQGAN alone, which runs on the CPU; {ON_CPU}"
-                )
-        elif choice.gpu is not None:
-            self._open_on_gpu(choice)
-        else:
-            self._generator = CodeGenerator(self.spec, self._open_on_cpu(choice, self.spec.transformer))
-
-    def _open_on_cpu(self, choice: BackendChoice, spec: TransformerSpec) -> Engine:
-        path = self._graph("transformer")
-        assert path is not None
-        if choice.name != "native":
-            return TransformerEngine(path, spec, threads=self.threads)
-        from trt_vqgan.runtime.native.engine import NativeEngine
-
-        engine = NativeEngine(path, spec, threads=self.threads)
-        self._native_instructions = engine.instructions
-        return engine
-
-    def _open_on_gpu(self, choice: BackendChoice) -> None:
-        # not at the top: nothing of it is needed on the CPU
-        from trt_vqgan.runtime.gpu.code_generator import DeviceCodeGenerator
-        from trt_vqgan.runtime.gpu.opening import open_on_gpu
-
-        self._device_engine = open_on_gpu(choice, self._folder, self.manifest)
-        self._generator = DeviceCodeGenerator(self.spec, self._device_engine)
 
     @property
     def backend_details(self) -> str:
         """What runs what, for people, such as "onnxruntime" or "cuda (…; encoder and decoder: onnxruntime, CPU)"."""
-        if self._native_instructions:
-            return f"native ({self._native_instructions}; encoder and decoder: onnxruntime)"
-        if self._device_engine is None:
+        models = self._models
+        if not models.transformer:
             return self.backend
-        return f"{self.backend} ({self._device_engine.describe()}; encoder and decoder: onnxruntime on the CPU)"
+        place = "" if models.device_engine is None else " on the CPU"
+        networks = f"encoder and decoder: {self._autoencoder.networks.describe()}{place}"
+        return f"{self.backend} ({models.transformer}; {networks})"
 
     @property
     def spec(self) -> ModelSpec:
@@ -191,7 +149,7 @@ class Pipeline:
     @property
     def precision(self) -> str:
         """Precision of the graphs, such as "fp32" or "decoder fp16 weights, transformer int8"."""
-        if self._device_engine is not None:
+        if self._models.device_engine is not None:
             others = sorted((graph, kind) for graph, kind in self.manifest.precision.items() if graph != "transformer")
             return ", ".join(f"{graph} {kind}" for graph, kind in [("transformer", "fp16"), *others])
         kinds = set(self.manifest.precision.values())
@@ -202,12 +160,7 @@ class Pipeline:
     def close(self) -> None:
         """Release sessions and weights; every later call raises BundleError."""
         self._closed = True
-        self._autoencoder.close()
-        if self._condition_encoder is not None:
-            self._condition_encoder.close()
-        self._generator = None
-        if self._device_engine is not None:
-            self._device_engine.close()
+        self._models.close()
 
     def __enter__(self) -> Pipeline:
         return self
@@ -473,7 +426,7 @@ class Pipeline:
     def _checked_generator(self) -> CodeGenerator:
         self._check_open()
         self._conditions.condition  # noqa: B018  raises for a VQGAN alone
-        generator = self._generator
+        generator = self._models.generator
         if generator is None:
             raise BundleError("the pipeline is closed; load the bundle again")
         return generator
@@ -481,31 +434,6 @@ class Pipeline:
     def _check_open(self) -> None:
         if self._closed:
             raise BundleError("the pipeline is closed; load the bundle again")
-
-    def _open_autoencoder(self, spec: AutoencoderSpec, encoder: str, decoder: str | None, codebook: str) -> Autoencoder:
-        path = self._folder / self.manifest.codebooks.get(codebook, f"{codebook}.npy")
-        try:
-            entries = np.load(path, allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise BundleError(f"{path}: can't be read ({error}); export the bundle again") from None
-        wanted = (spec.codebook_size, spec.code_dim)
-        if entries.shape != wanted or entries.dtype != np.float32:
-            raise BundleError(f"{path}: found {entries.dtype} {entries.shape}, wanted float32 {wanted}")
-        return Autoencoder(
-            spec,
-            encoder=self._graph(encoder),
-            decoder=self._graph(decoder) if decoder is not None else None,
-            codebook=entries,
-            threads=self.threads,
-        )
-
-    def _graph(self, name: str) -> Path | None:
-        entry = self.manifest.graphs.get(name)
-        if entry is None:
-            if name == "transformer":
-                raise BundleError(f"bundle {self._folder}: the model has a transformer but no graph of it")
-            return None
-        return self._folder / entry.file
 
 
 class _Batch:

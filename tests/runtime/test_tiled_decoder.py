@@ -16,6 +16,7 @@ from tests.tolerances import TILED_DEMO_PSNR_DB
 from trt_vqgan.errors import Cancelled, ShapeError
 from trt_vqgan.runtime import tiled_decoder
 from trt_vqgan.runtime.autoencoder import Autoencoder, to_uint8
+from trt_vqgan.runtime.autoencoder_networks import OnnxNetworks
 from trt_vqgan.runtime.pipeline import load
 from trt_vqgan.runtime.psnr import psnr_db
 from trt_vqgan.runtime.tiled_decoder import (
@@ -37,10 +38,8 @@ def demo(demo_bundle: Path) -> Iterator[Autoencoder]:
         spec = pipe.spec.autoencoder
     opened = Autoencoder(
         spec,
-        encoder=None,
-        decoder=demo_bundle / "decoder.onnx",
+        networks=OnnxNetworks(encoder=None, decoder=demo_bundle / "decoder.onnx", threads=2),
         codebook=np.load(demo_bundle / "codebook.npy"),
-        threads=2,
     )
     yield opened
     opened.close()
