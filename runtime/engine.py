@@ -14,16 +14,20 @@ FloatArray = npt.NDArray[np.float32]
 
 
 class Steps(Protocol):
-    """Decode steps over one cache."""
+    """Decode steps over the leading rows of one cache."""
 
     def step(self, tokens: Int64Array, lengths: Int64Array) -> FloatArray:
-        """Append ``tokens`` int64 (B,) at ``lengths`` int64 (B,); return logits float32 (B, V), good until the next."""
+        """Append ``tokens`` int64 (B,) at ``lengths`` int64 (B,); return logits float32 (B, V), good until the next.
+
+        They are of the cache's first B rows; each step may take another number of them.
+        """
 
 
 class Engine(Protocol):
     """One transformer: `trt_vqgan.runtime.transformer.TransformerEngine`, or the driver of a device.
 
-    A cache is whatever the engine's own `new_cache` gives: it has ``batch`` and ``capacity``, and ``copy_rows``.
+    A cache is whatever the engine's own `new_cache` gives: it has ``batch`` and ``capacity``, and ``copy_rows(source,
+    rows, positions, first=0)``, which takes the leading ``positions`` of row ``rows[i]`` of another to row ``first + i``.
     """
 
     spec: TransformerSpec
@@ -42,10 +46,13 @@ class Engine(Protocol):
     ) -> FloatArray:
         """Fill an empty cache with ``tokens`` int64 (B, T); return logits float32 (B, R, V) of positions ``rows``."""
 
-    def extend(self, cache: Any, tokens: Int64Array, *, start: int, rows: Int64Array) -> FloatArray:
+    def extend(
+        self, cache: Any, tokens: Int64Array, *, start: int, rows: Int64Array, block: int | None = None
+    ) -> FloatArray:
         """Append positions ``start`` … of ``tokens`` int64 (B, T), whole sequences; return logits float32 (B, R, V).
 
         ``rows`` are positions from ``start`` on, ascending; positions that see each other both ways lie before it.
+        The bits are those of a `prefill` of the whole with this ``block``.
         """
 
     def runs(self, start: int, end: int, *, batch: int) -> list[tuple[int, int]]:

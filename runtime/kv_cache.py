@@ -14,8 +14,8 @@ class KVCache:
     """Keys and values of all layers for a batch of rows.
 
     Each layer's keys and values lie in a buffer of their own for ``capacity`` positions, allocated once. A run sees the
-    leading ``visible`` positions as a contiguous (B, H, 1, visible, D) view; when the rows outgrow it, `reserve` moves
-    the rows apart inside the same buffers.
+    leading ``visible`` positions as a contiguous (B, H, 1, visible, D) view, of all rows or of the first few; when the
+    rows outgrow it, `reserve` moves the rows apart inside the same buffers.
 
     Parameters
     ----------
@@ -60,12 +60,17 @@ class KVCache:
         shape = (self.batch, self._heads, 1, self.visible, self._head_size)
         return self._buffers[index][: int(np.prod(shape))].reshape(shape)
 
-    def copy_rows(self, source: KVCache, rows: npt.NDArray[np.int64], positions: int) -> None:
-        """Copy the leading ``positions`` positions of row ``rows[i]`` of ``source`` into row i, for each row."""
+    def leading(self, rows: int) -> list[ort.OrtValue]:
+        """Return the visible part of each buffer's first ``rows`` rows; they share the cache's memory."""
+        # an OrtValue made from a contiguous array shares its memory
+        return [ort.OrtValue.ortvalue_from_numpy(self.view(i)[:rows]) for i in range(len(self._buffers))]
+
+    def copy_rows(self, source: KVCache, rows: npt.NDArray[np.int64], positions: int, *, first: int = 0) -> None:
+        """Copy the leading ``positions`` positions of row ``rows[i]`` of ``source`` to row ``first + i``, for each."""
         self.reserve(positions)
+        to = slice(first, first + len(rows))
         for index in range(len(self._buffers)):
-            self.view(index)[:, :, :, :positions] = source.view(index)[rows, :, :, :positions]
+            self.view(index)[to, :, :, :positions] = source.view(index)[rows, :, :, :positions]
 
     def _make_views(self) -> None:
-        # an OrtValue made from a contiguous array shares its memory
-        self.values = [ort.OrtValue.ortvalue_from_numpy(self.view(i)) for i in range(len(self._buffers))]
+        self.values = self.leading(self.batch)

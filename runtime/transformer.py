@@ -103,21 +103,32 @@ class TransformerEngine:
                 cache.view(index)[first : first + group, :, :, :length] = small.view(index)[:, :, :, :length]
         return logits
 
-    def extend(self, cache: KVCache, tokens: Int64Array, *, start: int, rows: Int64Array) -> FloatArray:
-        """Append positions ``start`` … of ``tokens``, with the bits of a prefill that has them all in its block.
+    def extend(
+        self, cache: KVCache, tokens: Int64Array, *, start: int, rows: Int64Array, block: int | None = None
+    ) -> FloatArray:
+        """Append positions ``start`` … of ``tokens``, with the bits of a `prefill` of all of them.
 
         Parameters
         ----------
         cache : holds positions 0 … start-1 of each row, computed in the same way, all that see both ways among them.
         tokens : int64 (B, T), the whole sequences.
         rows : int64 (R,), the positions that get logits, ascending, none before ``start``.
+        block : as in `prefill`; by default all positions.
 
         Returns
         -------
         float32 (B, R, V)
         """
-        by_row = self.spec.head_size > EXACT_HEAD_SIZE
-        return self._append(cache, tokens, start, rows, num_unmasked=self.spec.num_unmasked, by_row=by_row)
+        length = tokens.shape[1]
+        end = length if block is None else max(start, min(block, length))
+        if self.spec.head_size > EXACT_HEAD_SIZE:
+            end = start
+        early = int(np.searchsorted(rows, end))
+        unmasked = self.spec.num_unmasked
+        logits = self._append(cache, tokens[:, :end], start, rows[:early], num_unmasked=unmasked)
+        if end == length:
+            return logits
+        return np.concatenate([logits, self._append(cache, tokens, end, rows[early:], by_row=True)], axis=1)
 
     def runs(self, start: int, end: int, *, batch: int, num_unmasked: int = 0) -> list[tuple[int, int]]:
         """Return (first, last + 1) of the runs that compute positions ``start`` … ``end`` - 1 as matrices.
@@ -205,7 +216,7 @@ class TransformerEngine:
             ("rows", np.tile(wanted.astype(np.int64), (batch, 1))),
         ):
             binding.bind_cpu_input(name, np.ascontiguousarray(value))
-        bind_cache(binding, cache)
+        bind_cache(binding, cache.values)
         logits = np.empty((batch, len(wanted), self.spec.vocab_size), dtype=np.float32)
         binding.bind_ortvalue_output("logits", ort.OrtValue.ortvalue_from_numpy(logits))
         self._session.run_with_iobinding(binding)
@@ -217,41 +228,26 @@ class TransformerEngine:
 
 
 class Stepper:
-    """Decode steps over one cache, with every buffer bound once and filled in place.
+    """Decode steps over the leading rows of one cache, with every buffer bound once and filled in place.
 
     Rows may stand at different lengths: row b's token is written at ``lengths[b]`` and sees the positions up to it.
+    Buffers are bound again when another number of rows is stepped, and when the cache moves its own.
     """
 
     def __init__(self, session: ort.InferenceSession, spec: TransformerSpec, cache: KVCache) -> None:
-        self._session, self._cache = session, cache
-        batch = cache.batch
+        self._session, self._cache, self._spec = session, cache, spec
+        self._binding = session.io_binding()
+        self._bind(cache.batch)
+
+    def _bind(self, batch: int) -> None:
+        spec = self._spec
         self._tokens = np.zeros((batch, 1), dtype=np.int64)
         self._positions = np.zeros((batch, 1), dtype=np.int64)
         self._write_at = np.zeros(batch, dtype=np.int64)
         self._rows = np.zeros((batch, 1), dtype=np.int64)
         self._query_shape = np.array([batch, spec.num_heads, 1, 1, spec.head_size], dtype=np.int64)
         self._logits = np.empty((batch, 1, spec.vocab_size), dtype=np.float32)
-        self._mask = np.empty(0, dtype=np.float32)
-        self._binding = session.io_binding()
-        self._bind()
-
-    def step(self, tokens: Int64Array, lengths: Int64Array) -> FloatArray:
-        """Append ``tokens`` int64 (B,) at ``lengths`` int64 (B,) and return logits float32 (B, V).
-
-        The result is a view that the next step overwrites.
-        """
-        if self._cache.reserve(int(lengths.max()) + 1):
-            self._bind()
-        self._tokens[:, 0] = tokens
-        self._positions[:, 0] = lengths
-        self._write_at[:] = lengths
-        visible = np.arange(self._cache.visible) <= lengths[:, None]
-        self._mask[:, 0, 0, 0, :] = np.where(visible, np.float32(0), np.float32(-np.inf))
-        self._session.run_with_iobinding(self._binding)
-        return self._logits[:, 0]
-
-    def _bind(self) -> None:
-        self._mask = np.empty((self._cache.batch, 1, 1, 1, self._cache.visible), dtype=np.float32)
+        self._mask = np.empty((batch, 1, 1, 1, self._cache.visible), dtype=np.float32)
         self._binding.clear_binding_inputs()
         self._binding.clear_binding_outputs()
         for name, value in (
@@ -263,13 +259,29 @@ class Stepper:
             ("rows", self._rows),
         ):
             self._binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(value))
-        bind_cache(self._binding, self._cache)
+        bind_cache(self._binding, self._cache.leading(batch))
         self._binding.bind_ortvalue_output("logits", ort.OrtValue.ortvalue_from_numpy(self._logits))
 
+    def step(self, tokens: Int64Array, lengths: Int64Array) -> FloatArray:
+        """Append ``tokens`` int64 (B,) at ``lengths`` int64 (B,) and return logits float32 (B, V).
 
-def bind_cache(binding: ort.IOBinding, cache: KVCache) -> None:
-    """Bind each buffer of ``cache`` as past and as present, so that a run updates it in place."""
-    for index, value in enumerate(cache.values):
+        The result is a view that the next step overwrites.
+        """
+        moved = self._cache.reserve(int(lengths.max()) + 1)
+        if moved or len(tokens) != len(self._tokens):
+            self._bind(len(tokens))
+        self._tokens[:, 0] = tokens
+        self._positions[:, 0] = lengths
+        self._write_at[:] = lengths
+        visible = np.arange(self._cache.visible) <= lengths[:, None]
+        self._mask[:, 0, 0, 0, :] = np.where(visible, np.float32(0), np.float32(-np.inf))
+        self._session.run_with_iobinding(self._binding)
+        return self._logits[:, 0]
+
+
+def bind_cache(binding: ort.IOBinding, buffers: list[ort.OrtValue]) -> None:
+    """Bind each buffer of a cache as past and as present, so that a run updates it in place."""
+    for index, value in enumerate(buffers):
         name = f"{'value' if index % 2 else 'key'}_{index // 2}"
         binding.bind_ortvalue_input(f"past_{name}", value)
         binding.bind_ortvalue_output(f"present_{name}", value)

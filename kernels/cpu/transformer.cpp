@@ -226,11 +226,11 @@ void Transformer::attention(int thread, int layer, int first, int batch, bool sh
 }
 
 float *Transformer::keys(int layer, int row, int head) const {
-    return run_->keys + ((size_t(layer) * run_->batch + row) * sizes.heads + head) * run_->capacity * head_size_;
+    return run_->keys + ((size_t(layer) * run_->cache_rows + row) * sizes.heads + head) * run_->capacity * head_size_;
 }
 
 float *Transformer::values(int layer, int row, int head) const {
-    return run_->values + ((size_t(layer) * run_->batch + row) * sizes.heads + head) * run_->capacity * value_stride_;
+    return run_->values + ((size_t(layer) * run_->cache_rows + row) * sizes.heads + head) * run_->capacity * value_stride_;
 }
 
 void Transformer::append(int layer, int first, int row, int head) {

@@ -27,7 +27,7 @@ struct Table {
 };
 
 // What one run is to do. Caches, for all layers: keys (layer, row, head, capacity / 16, channel, 16) and values (layer,
-// row, head, capacity, head size rounded up to 16), floats.
+// row, head, capacity, head size rounded up to 16), floats. They may have more rows than the run, which takes the first.
 struct Run {
     int32_t batch, tokens;
     int32_t unmasked;  // leading positions that see each other both ways
@@ -36,7 +36,7 @@ struct Run {
     const int64_t *starts;   // (batch), the position of each row's first token
     const int64_t *indices;  // (wanted), which of the tokens get logits
     float *keys, *values;
-    int64_t capacity;
+    int64_t capacity, cache_rows;
     float *logits;  // (batch, wanted, vocabulary)
 };
 

@@ -118,7 +118,9 @@ class DeviceEngine:
         unmasked = self.spec.num_unmasked if num_unmasked is None else num_unmasked
         return self._append(cache, tokens, start=0, rows=rows, num_unmasked=unmasked)
 
-    def extend(self, cache: DeviceCache, tokens: Int64Array, *, start: int, rows: Int64Array) -> FloatArray:
+    def extend(
+        self, cache: DeviceCache, tokens: Int64Array, *, start: int, rows: Int64Array, block: int | None = None
+    ) -> FloatArray:
         """Append positions ``start`` … of ``tokens``; return logits float32 (B, R, V).
 
         Parameters
@@ -126,6 +128,7 @@ class DeviceEngine:
         cache : holds positions 0 … start-1 of each row; all that see both ways are among them.
         tokens : int64 (B, T), the whole sequences.
         rows : int64 (R,), the positions that get logits, ascending, none before ``start``.
+        block : without effect here, as in `prefill`.
         """
         return self._append(cache, tokens[:, start:], start=start, rows=rows - start, num_unmasked=0)
 

@@ -45,8 +45,8 @@ class NativeCache:
         assert positions <= self.capacity, (positions, self.capacity)
         return False
 
-    def copy_rows(self, source: NativeCache, rows: npt.NDArray[np.int64], positions: int) -> None:
-        """Copy the leading ``positions`` positions of row ``rows[i]`` of ``source`` into row i, for each row."""
-        blocks = -(-positions // LANES)
-        self.keys[:, :, :, :blocks] = source.keys[:, rows, :, :blocks]
-        self.values[:, :, :, :positions] = source.values[:, rows, :, :positions]
+    def copy_rows(self, source: NativeCache, rows: npt.NDArray[np.int64], positions: int, *, first: int = 0) -> None:
+        """Copy the leading ``positions`` positions of row ``rows[i]`` of ``source`` to row ``first + i``, for each."""
+        blocks, to = -(-positions // LANES), slice(first, first + len(rows))
+        self.keys[:, to, :, :blocks] = source.keys[:, rows, :, :blocks]
+        self.values[:, to, :, :positions] = source.values[:, rows, :, :positions]

@@ -92,13 +92,16 @@ class NativeEngine:
         unmasked = self.spec.num_unmasked if num_unmasked is None else num_unmasked
         return self._append(cache, tokens, 0, rows, num_unmasked=min(unmasked, tokens.shape[1]))
 
-    def extend(self, cache: NativeCache, tokens: Int64Array, *, start: int, rows: Int64Array) -> FloatArray:
+    def extend(
+        self, cache: NativeCache, tokens: Int64Array, *, start: int, rows: Int64Array, block: int | None = None
+    ) -> FloatArray:
         """Append positions ``start`` … of ``tokens`` int64 (B, T), the whole sequences; return logits (B, R, V).
 
         Parameters
         ----------
         cache : holds positions 0 … start-1 of each row, all that see both ways among them.
         rows : int64 (R,), the positions that get logits, ascending, none before ``start``.
+        block : without effect here, as in `prefill`.
         """
         return self._append(cache, tokens[:, start:], start, rows - start, num_unmasked=self.spec.num_unmasked)
 
@@ -130,6 +133,8 @@ class NativeEngine:
     ) -> None:
         """Append ``tokens`` int64 (B, T) of row b at position ``starts[b]``, and fill ``logits`` float32 (B, R, V).
 
+        The rows are the first B of the cache.
+
         Raises
         ------
         ShapeError : a token or position that the model doesn't have.
@@ -146,7 +151,7 @@ class NativeEngine:
         limit = min(self.spec.max_seq_len, cache.capacity)
         if starts.min() < 0 or starts.max() + length > limit:
             raise ShapeError(f"positions: found {starts.min()} to {starts.max() + length - 1}, wanted 0 to {limit - 1}")
-        assert batch == cache.batch == len(starts)
+        assert batch == len(starts) <= cache.batch
         assert logits.shape == (batch, len(rows), self.spec.vocab_size)
         assert not len(rows) or (rows.min() >= 0 and rows.max() < length)
         inputs = [np.ascontiguousarray(array, dtype=np.int64) for array in (tokens, starts, rows)]
@@ -159,6 +164,7 @@ class NativeEngine:
             cache.keys.ctypes.data,
             cache.values.ctypes.data,
             cache.capacity,
+            cache.batch,
             logits.ctypes.data,
         )
         if not self._library.cpu_run(self._model, ctypes.byref(run)):
@@ -217,7 +223,7 @@ class NativeEngine:
 
 
 class NativeStepper:
-    """Decode steps over one cache; rows may stand at different lengths."""
+    """Decode steps over the leading rows of one cache, which may stand at different lengths."""
 
     def __init__(self, engine: NativeEngine, cache: NativeCache) -> None:
         self._engine, self._cache = engine, cache
@@ -229,7 +235,6 @@ class NativeStepper:
 
         The result is a view that the next step overwrites.
         """
-        self._engine.run(
-            self._cache, tokens[:, None], starts=lengths, rows=self._rows, num_unmasked=0, logits=self._logits
-        )
-        return self._logits[:, 0]
+        logits = self._logits[: len(tokens)]
+        self._engine.run(self._cache, tokens[:, None], starts=lengths, rows=self._rows, num_unmasked=0, logits=logits)
+        return logits[:, 0]

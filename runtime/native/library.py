@@ -37,6 +37,7 @@ class Run(ctypes.Structure):
         *((name, ctypes.c_int32) for name in ("batch", "tokens", "unmasked", "wanted")),
         *((name, _POINTER) for name in ("ids", "starts", "indices", "keys", "values")),
         ("capacity", ctypes.c_int64),
+        ("cache_rows", ctypes.c_int64),
         ("logits", _POINTER),
     )
 

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 
+from tests.runtime.leading_rows import check_leading_rows
 from tests.runtime.small_models import SmallModel, make_model, random_tokens
 from tests.tolerances import LOGITS_FP32, LOGITS_INT8_SMALL
 from trt_vqgan.errors import BundleError
@@ -138,6 +139,22 @@ def test_rows_may_stand_at_different_lengths(model: SmallModel) -> None:
     for row, length in enumerate(lengths):
         wanted = all_rows(model, tokens[row : row + 1, : length + 1])[0, -1]
         np.testing.assert_array_equal(found[row], wanted)
+
+
+def test_steps_of_the_leading_rows(model: SmallModel) -> None:
+    check_leading_rows(model.engine)
+
+
+@pytest.mark.parametrize("block", [1, 30, 50, 80])
+def test_cuts_of_a_block_and_what_follows_do_not_change_a_bit(model: SmallModel, block: int) -> None:
+    tokens = random_tokens(model.spec, 1, 80)
+    wanted = all_rows(model, tokens, block)
+    cache = model.engine.new_cache(batch=1, capacity=80)
+    model.engine.prefill(cache, tokens[:, :20], rows=np.array([19]), block=block)
+    for start, end in ((20, 21), (21, 45), (45, 80)):
+        rows = np.arange(start, end)
+        found = model.engine.extend(cache, tokens[:, :end], start=start, rows=rows, block=block)
+        np.testing.assert_array_equal(found, wanted[:, rows])
 
 
 @pytest.mark.parametrize("block", [1, 80])

@@ -103,6 +103,8 @@ def test_extension_and_steps_go_on_from_a_cache(model: DeviceModel) -> None:
     lengths = np.array([15, 9, 12, 15])  # rows may go back: what is beyond is never read
     found = stepper.step(tokens[np.arange(4), lengths], lengths)
     np.testing.assert_allclose(found, wanted[np.arange(4), lengths], atol=LOGITS_FP32)
+    leading = stepper.step(tokens[[0, 1], lengths[:2]], lengths[:2])
+    np.testing.assert_allclose(leading, wanted[[0, 1], lengths[:2]], atol=LOGITS_FP32)
 
 
 def test_rows_of_another_cache_are_copied(model: DeviceModel) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.runtime.leading_rows import check_leading_rows
 from tests.runtime.small_models import SmallModel, make_model, random_tokens
 from tests.tolerances import INT8_ENGINES, LOGITS_FP32, LOGITS_INT8_SMALL
 from trt_vqgan.errors import BackendUnavailableError, BundleError, ShapeError
@@ -200,6 +201,10 @@ def test_rows_of_a_cache_are_copied(engine: NativeEngine) -> None:
     cache.copy_rows(shared, rows, 37)
     found = engine.extend(cache, tokens[rows], start=37, rows=np.array([39]))
     np.testing.assert_array_equal(found[:, 0], all_rows(engine, tokens)[rows, -1])
+
+
+def test_steps_of_the_leading_rows(engine: NativeEngine) -> None:
+    check_leading_rows(engine)
 
 
 def test_what_lies_behind_a_row_is_not_read(engine: NativeEngine) -> None:
