@@ -27,7 +27,7 @@ class Engine(Protocol):
     """One transformer: `trt_vqgan.runtime.transformer.TransformerEngine`, or the driver of a device.
 
     A cache is whatever the engine's own `new_cache` gives: it has ``batch`` and ``capacity``, and ``copy_rows(source,
-    rows, positions, first=0)``, which takes the leading ``positions`` of row ``rows[i]`` of another to row ``first + i``.
+    rows, positions, first=0)``, which copies the leading ``positions`` of row ``rows[i]`` of another to ``first + i``.
     """
 
     spec: TransformerSpec

@@ -230,7 +230,8 @@ float *Transformer::keys(int layer, int row, int head) const {
 }
 
 float *Transformer::values(int layer, int row, int head) const {
-    return run_->values + ((size_t(layer) * run_->cache_rows + row) * sizes.heads + head) * run_->capacity * value_stride_;
+    return run_->values +
+           ((size_t(layer) * run_->cache_rows + row) * sizes.heads + head) * run_->capacity * value_stride_;
 }
 
 void Transformer::append(int layer, int first, int row, int head) {

@@ -27,7 +27,8 @@ struct Table {
 };
 
 // What one run is to do. Caches, for all layers: keys (layer, row, head, capacity / 16, channel, 16) and values (layer,
-// row, head, capacity, head size rounded up to 16), floats. They may have more rows than the run, which takes the first.
+// row, head, capacity, head size rounded up to 16), floats. They may have more rows than the run, which takes the
+// first.
 struct Run {
     int32_t batch, tokens;
     int32_t unmasked;  // leading positions that see each other both ways

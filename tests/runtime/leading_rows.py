@@ -10,7 +10,7 @@ from tests.runtime.small_models import random_tokens
 
 
 def check_leading_rows(engine: Any) -> None:
-    """Step the first few rows of a cache, move the last to where one has gone, and compare each with its own prefill."""
+    """Step the first few rows of a cache, move one to where another has gone, and compare each with its prefill."""
     tokens = random_tokens(engine.spec, 4, 90)
     whole = engine.new_cache(batch=4, capacity=90)
     wanted = engine.prefill(whole, tokens, rows=np.arange(90), block=1)
