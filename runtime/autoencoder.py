@@ -10,6 +10,7 @@ import numpy.typing as npt
 from trt_vqgan.errors import ShapeError
 from trt_vqgan.kernels.reference.nearest_code import nearest_code
 from trt_vqgan.runtime.autoencoder_networks import Networks
+from trt_vqgan.runtime.buffers import result_array
 from trt_vqgan.spec import AutoencoderSpec
 
 Int64Array = npt.NDArray[np.int64]
@@ -40,12 +41,13 @@ class Autoencoder:
         """The code whose entry is nearest to the codebook's mean."""
         return int(np.square(self.codebook - self.codebook.mean(axis=0)).sum(axis=1).argmin())
 
-    def encode(self, maps: FloatArray) -> Int64Array:
+    def encode(self, maps: FloatArray, *, out: object = None) -> Int64Array:
         """Return the codes of pictures or condition maps.
 
         Parameters
         ----------
         maps : float32 (B, C, H, W) in [-1, 1] (one-hot for labels), H and W multiples of the factor.
+        out : where the codes go, an array of the caller's; None makes one.
 
         Returns
         -------
@@ -53,7 +55,8 @@ class Autoencoder:
 
         Raises
         ------
-        ShapeError : another number of channels, or sides that are no multiples of the factor.
+        ShapeError : another number of channels, sides that are no multiples of the factor, or an ``out`` that isn't
+            int64 (B, h, w).
         """
         channels, factor = self.spec.in_channels, self.spec.factor
         if maps.ndim != 4 or maps.shape[1] != channels or not maps.shape[2] or not maps.shape[3]:
@@ -63,7 +66,8 @@ class Autoencoder:
             raise ShapeError(
                 f"encode: found {width}x{height} pixels, wanted multiples of {factor}; pad or crop the picture"
             )
-        codes = np.empty((len(maps), height // factor, width // factor), dtype=np.int64)
+        shape = (len(maps), height // factor, width // factor)
+        codes = result_array(out, shape, np.int64, name="encode", source=maps)
         for i, picture in enumerate(maps):
             codes[i] = self.quantize(self.networks.latents(picture))
         return codes
@@ -77,19 +81,19 @@ class Autoencoder:
         rows = np.ascontiguousarray(latents.reshape(depth, -1).T)
         return nearest_code(rows, self.codebook).reshape(height, width)
 
-    def decode(self, codes: Int64Array) -> ImageArray:
-        """Return pictures uint8 (B, H, W, C) of codes int64 (B, h, w).
+    def decode(self, codes: Int64Array, *, out: object = None) -> ImageArray:
+        """Return pictures uint8 (B, H, W, C) of codes int64 (B, h, w), in the array ``out`` where one is given.
 
         Pixels are (x + 1) x 127.5, clipped and truncated, as published.
 
         Raises
         ------
-        ShapeError : another shape, or a code outside the codebook.
+        ShapeError : another shape, a code outside the codebook, or an ``out`` that isn't uint8 (B, H, W, C).
         """
         self.check_codes(codes)
         factor = self.spec.factor
         shape = (len(codes), codes.shape[1] * factor, codes.shape[2] * factor, self.spec.out_channels)
-        images = np.empty(shape, dtype=np.uint8)
+        images = result_array(out, shape, np.uint8, name="decode", source=codes)
         for i, grid in enumerate(codes):
             images[i] = to_uint8(self.decode_pixels(grid))
         return images

@@ -12,6 +12,7 @@ from trt_vqgan.errors import ConditionError, ShapeError
 from trt_vqgan.manifest import Manifest
 from trt_vqgan.runtime import conditions
 from trt_vqgan.runtime.autoencoder import Autoencoder
+from trt_vqgan.runtime.buffers import with_host_arrays
 from trt_vqgan.runtime.fitting import Fit, fit_labels, fit_scaled_depth
 from trt_vqgan.runtime.layouts import layout_tokens, read_layouts
 from trt_vqgan.runtime.memory import check_encode_memory
@@ -72,7 +73,7 @@ class ConditionEncoder:
         ShapeError : a wrong shape, dtype or value range.
         """
         condition = self.condition
-        given = {name: value for name, value in given.items() if value is not None}
+        given = with_host_arrays({name: value for name, value in given.items() if value is not None})
         self._check_kind(set(given))
         if shift_labels:
             if "segmentation" not in given:

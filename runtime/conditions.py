@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trt_vqgan.errors import ConditionError, ShapeError
+from trt_vqgan.runtime.buffers import host_array
 from trt_vqgan.spec import ConditionSpec
 
 Int64Array = npt.NDArray[np.int64]
@@ -178,7 +179,7 @@ def raw_tokens(codes: npt.ArrayLike, vocab_size: int) -> Int64Array:
     ShapeError : another shape, or no integers.
     ConditionError : a code outside 0 … vocab_size - 1.
     """
-    array = np.asarray(codes)
+    array = host_array(codes, "condition_codes")
     if array.ndim == 3:
         array = array.reshape(len(array), -1)
     if array.ndim != 2 or not np.issubdtype(array.dtype, np.integer) or not array.shape[0]:
@@ -187,7 +188,7 @@ def raw_tokens(codes: npt.ArrayLike, vocab_size: int) -> Int64Array:
         raise ConditionError(
             f"condition_codes: found codes from {array.min()} to {array.max()}, wanted 0 to {vocab_size - 1}"
         )
-    return array.astype(np.int64)
+    return array.astype(np.int64, copy=False)
 
 
 def _finite(value: npt.ArrayLike, name: str) -> FloatArray:

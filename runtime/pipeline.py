@@ -15,6 +15,7 @@ import numpy.typing as npt
 from trt_vqgan.errors import BundleError, Cancelled, ShapeError
 from trt_vqgan.manifest import Manifest, bundle_folder, read_manifest, verify_files
 from trt_vqgan.runtime.backend_choice import BACKENDS, CPU_CHOICE, BackendChoice, choose_backend
+from trt_vqgan.runtime.buffers import host_array
 from trt_vqgan.runtime.code_generator import FREE, CodeGenerator
 from trt_vqgan.runtime.condition_encoder import ClassIds, ConditionEncoder
 from trt_vqgan.runtime.demos import demo_bundle
@@ -172,41 +173,48 @@ class Pipeline:
 
     # --- pictures and codes -------------------------------------------------------------------------------------------
 
-    def encode(self, images: npt.ArrayLike) -> Int64Array:
+    def encode(self, images: npt.ArrayLike, *, out: object = None) -> Int64Array:
         """Return the codes of pictures, int64 (B, h, w) in raster order.
 
         Parameters
         ----------
         images : uint8 (B, H, W, C) or (H, W, C), or float32 (B, C, H, W) in [-1, 1] as the encoder reads it; H and W
-            multiples of the factor.
+            multiples of the factor. Anything with the buffer protocol or DLPack in host memory; contiguous float32 is
+            read where it lies.
+        out : int64 (B, h, w), C-contiguous, in the caller's memory: filled and returned. After an error it may be
+            filled in part.
 
         Raises
         ------
-        ShapeError : another shape, dtype or size.
+        ShapeError : another shape, dtype or size, of ``out`` too.
         """
         self._check_open()
-        return self._autoencoder.encode(picture_maps(images, self.spec.autoencoder))
+        return self._autoencoder.encode(picture_maps(images, self.spec.autoencoder), out=out)
 
-    def decode(self, codes: npt.ArrayLike, *, tiles: bool = False) -> ImageArray:
+    def decode(self, codes: npt.ArrayLike, *, tiles: bool = False, out: object = None) -> ImageArray:
         """Return pictures uint8 (B, H, W, C) of codes, integers (B, h, w) or (h, w) in raster order.
 
         Parameters
         ----------
+        codes : anything with the buffer protocol or DLPack in host memory; contiguous int64 is read where it lies.
         tiles : decode in overlapping tiles, in bounded memory: nearly the same pixels.
+        out : uint8 (B, H, W, C), C-contiguous, in the caller's memory: filled and returned. After an error it may be
+            filled in part.
 
         Raises
         ------
-        ShapeError : another shape or dtype, a code outside the codebook, or more memory needed than there is.
+        ShapeError : another shape or dtype, of ``out`` too, a code outside the codebook, or more memory needed than
+            there is.
         """
         self._check_open()
-        array = np.asarray(codes)
+        array = host_array(codes, "codes")
         if not np.issubdtype(array.dtype, np.integer):
             raise ShapeError(f"decode: found {array.dtype}, wanted integer codes")
-        grids = (array[None] if array.ndim == 2 else array).astype(np.int64)
+        grids = (array[None] if array.ndim == 2 else array).astype(np.int64, copy=False)
         if grids.ndim == 3 and grids.size:
             factor = self.spec.autoencoder.factor
             check_picture_memory(self.spec.autoencoder, grids.shape[2] * factor, grids.shape[1] * factor, tiled=tiles)
-        return self._decode_all(grids, tiles=tiles)
+        return self._decode_all(grids, tiles=tiles, out=out)
 
     def encode_condition(
         self,
@@ -283,7 +291,7 @@ class Pipeline:
         images_or_codes : uint8 pictures (B, H, W, C) of the training size, or integer codes (B, h, w).
         cond : condition tokens, int (B, L) or (B, h, w); B may be 1 for all.
         """
-        array = np.asarray(images_or_codes)
+        array = host_array(images_or_codes, "images_or_codes")
         codes = self._codes(self.encode(array) if array.ndim == 4 else array)
         logits = self.logits(cond, codes)
         order = self._checked_generator().order
@@ -388,12 +396,14 @@ class Pipeline:
         picture: ImageArray = self._decode_all(codes[None], tiles=tiles)[0]
         return picture
 
-    def _decode_all(self, codes: Int64Array, *, tiles: bool) -> ImageArray:
-        """Return pictures uint8 (B, H, W, C) of codes int64 (B, h, w)."""
+    def _decode_all(self, codes: Int64Array, *, tiles: bool, out: object = None) -> ImageArray:
+        """Return pictures uint8 (B, H, W, C) of codes int64 (B, h, w), in ``out`` where it is given."""
         spec = self.spec.autoencoder
         if tiles:
-            return decode_tiled(self._autoencoder, codes, tile=default_tile(spec), overlap=default_overlap(spec))
-        return self._autoencoder.decode(codes)
+            return decode_tiled(
+                self._autoencoder, codes, tile=default_tile(spec), overlap=default_overlap(spec), out=out
+            )
+        return self._autoencoder.decode(codes, out=out)
 
     def _decode_unfinished(self, codes: Int64Array) -> ImageArray:
         """Return the picture uint8 (H, W, C) of codes (h, w) of which some are `FREE`: those are grey.
@@ -410,7 +420,7 @@ class Pipeline:
 
     def _codes(self, codes: npt.ArrayLike) -> Int64Array:
         """Return codes of training-size pictures as int64 (B, h·w), raster order."""
-        array = np.asarray(codes)
+        array = host_array(codes, "codes")
         count, size = self.spec.num_codes, self.spec.autoencoder.codebook_size
         side = self.spec.autoencoder.latent_size
         if not np.issubdtype(array.dtype, np.integer) or not (

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from trt_vqgan.errors import ConditionError, ShapeError
 from trt_vqgan.manifest import Manifest
+from trt_vqgan.runtime.buffers import with_host_arrays
 from trt_vqgan.runtime.code_generator import FREE
 from trt_vqgan.runtime.condition_encoder import CONDITION_ARGUMENTS, ClassIds, ConditionEncoder
 from trt_vqgan.runtime.editing import kept_codes, kept_grid, padded_grid, resampled
@@ -177,6 +178,7 @@ class RequestReader:
         unknown = sorted(set(arguments) - set(GenerateArguments.__annotations__))
         if unknown:
             raise TypeError(f"generate() got an unexpected keyword argument {unknown[0]!r}")
+        arguments = cast(GenerateArguments, with_host_arrays(arguments))
         sampling = self._sampling(arguments)
         self._conditions.condition  # noqa: B018  a VQGAN alone is told so before anything else
         n = arguments.get("n")

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from trt_vqgan.errors import ShapeError
 from trt_vqgan.runtime.autoencoder import Autoencoder, to_uint8
+from trt_vqgan.runtime.buffers import result_array
 from trt_vqgan.spec import AutoencoderSpec
 
 Int64Array = npt.NDArray[np.int64]
@@ -48,6 +49,7 @@ def decode_tiled(
     overlap: int,
     frame: int | None = None,
     on_tile: TileCallback | None = None,
+    out: object = None,
 ) -> ImageArray:
     """Return pictures uint8 (B, H, W, C) of codes int64 (B, h, w), decoded tile by tile.
 
@@ -61,10 +63,11 @@ def decode_tiled(
     frame : side of the grid that is decoded for each tile, codes; beyond the tile it shows the picture thinned out. By
         default `default_frame`; 0 decodes each tile alone.
     on_tile : told of each finished tile.
+    out : where the pictures go, an array of the caller's; None makes one.
 
     Raises
     ------
-    ShapeError : wrong codes, or a tile, overlap or frame out of range.
+    ShapeError : wrong codes, a tile, overlap or frame out of range, or an ``out`` that isn't uint8 (B, H, W, C).
     """
     autoencoder.check_codes(codes)
     side = frame if frame is not None else max(tile, default_frame(autoencoder.spec))
@@ -75,7 +78,8 @@ def decode_tiled(
     if max(height, width) <= side:
         tile = side  # the frame shows all of it already
     rows, columns = spans(height, tile=tile, overlap=overlap), spans(width, tile=tile, overlap=overlap)
-    images = np.empty((len(codes), height * factor, width * factor, spec.out_channels), dtype=np.uint8)
+    shape = (len(codes), height * factor, width * factor, spec.out_channels)
+    images = result_array(out, shape, np.uint8, name="decode", source=codes)
     numbers = itertools.count(1)
     total = len(codes) * len(rows) * len(columns)
 
