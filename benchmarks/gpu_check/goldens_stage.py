@@ -13,6 +13,7 @@ from trt_vqgan.benchmarks.gpu_check.open_gpu import open_gpu
 from trt_vqgan.benchmarks.gpu_check.records import Records
 from trt_vqgan.benchmarks.gpu_check.settings import Settings
 from trt_vqgan.kernels.reference.decode_state import FREE
+from trt_vqgan.runtime.device.interface import Device
 from trt_vqgan.runtime.gpu.cuda_operations import CudaOperations
 from trt_vqgan.runtime.gpu.driver import DeviceEngine
 from trt_vqgan.runtime.gpu.executors.cuda import CudaExecutor
@@ -30,16 +31,18 @@ def run(records: Records, settings: Settings) -> None:
     for golden in read_goldens(Path(settings.goldens)):
         found = True
         with records.part(f"golden {golden.name}"), open_gpu(settings.gpu) as device:
-            operations = CudaOperations(
-                device, golden.spec, golden.tensors["tok_emb.weight"], golden.tensors["pos_emb"]
-            )
-            executor = CudaExecutor(device, golden.spec, golden.tensors)
-            engine = DeviceEngine(golden.spec, device, operations=operations, executor=executor)
-            check_golden(records, golden, engine, relative=HALF_LOGITS_RELATIVE)
+            check_golden(records, golden, cuda_engine(golden, device), relative=HALF_LOGITS_RELATIVE)
     if not found:
         records.skip("goldens", f"{settings.goldens} has none; --prepare writes it where torch and onnx are installed")
     for name in ("tensorrt", "onnxruntime"):
         records.skip(f"goldens on {name}", "the golden models are carried as weights, without engines and graphs")
+
+
+def cuda_engine(golden: GoldenModel, device: Device) -> DeviceEngine:
+    """Return the driver of a golden model with the ``cuda`` executor."""
+    operations = CudaOperations(device, golden.spec, golden.tensors["tok_emb.weight"], golden.tensors["pos_emb"])
+    executor = CudaExecutor(device, golden.spec, golden.tensors)
+    return DeviceEngine(golden.spec, device, operations=operations, executor=executor)
 
 
 def check_golden(records: Records, golden: GoldenModel, engine: DeviceEngine, *, relative: float) -> None:

@@ -26,7 +26,7 @@ constexpr int kTile = 64;  // positions staged at a time
 
 template <int head_size>
 struct Shape {
-    static_assert(head_size % 8 == 0 && head_size >= 32 && head_size <= 128, "head size");
+    static_assert(head_size % 8 == 0 && head_size >= 16 && head_size <= 128, "head size");
     static constexpr int granules = head_size / 8;
     static constexpr int stride = (granules | 1) * 8;      // halves from one staged position to the next
     static constexpr int tile_bytes = kTile * stride * 2;  // of keys, and of values
@@ -107,6 +107,6 @@ __device__ __forceinline__ float merge(const float *slots, int count, int d) {
 // Expands `instance` once for each head size; a build for one model may define it with fewer.
 #ifndef FOR_EACH_HEAD_SIZE
 #define FOR_EACH_HEAD_SIZE(instance)                                                                        \
-    instance(32) instance(40) instance(48) instance(56) instance(64) instance(72) instance(80) instance(88) \
-        instance(96) instance(104) instance(112) instance(120) instance(128)
+    instance(16) instance(24) instance(32) instance(40) instance(48) instance(56) instance(64) instance(72) \
+        instance(80) instance(88) instance(96) instance(104) instance(112) instance(120) instance(128)
 #endif

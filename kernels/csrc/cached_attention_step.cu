@@ -18,7 +18,9 @@ __device__ __forceinline__ void step(const half *qkv, half *key_cache, half *val
                                      int prefix_length, int prefix_slots, float scale_log2) {
     using S = Shape<head_size>;
     constexpr int granules = S::granules;
-    constexpr int groups = kThreads / granules;  // of threads that share out the positions when values are summed
+    // Of threads that share out the positions when values are summed; their sums must fit where the keys were.
+    constexpr int groups = granules < 4 ? 32 : kThreads / granules;
+    static_assert(groups * head_size * 4 <= S::tile_bytes, "sums of the groups");
     DYNAMIC_SHARED(unsigned char, shared);
     half *keys = reinterpret_cast<half *>(shared), *values = reinterpret_cast<half *>(shared + S::tile_bytes);
     float *query = reinterpret_cast<float *>(shared + 2 * S::tile_bytes), *weights = query + head_size;

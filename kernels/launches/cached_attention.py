@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from trt_vqgan.errors import ShapeError
 from trt_vqgan.kernels.launch import Launch
 
-HEAD_SIZES = range(32, 129, 8)
+HEAD_SIZES = range(16, 129, 8)
 """What the kernels are compiled for."""
 
 _TILE = 64  # positions staged at a time: chunks are multiples of it

@@ -10,6 +10,14 @@ from tests.kernels.shim.shim import CSRC, ShimLibrary, device_array, load
 from trt_vqgan.benchmarks.kernel_cases import attention
 from trt_vqgan.kernels.launches.cached_attention import AttentionPlan
 
+ATTENTION = tuple(f"cached_attention_{part}.cu" for part in ("prefix", "step", "tokens"))
+SMALL_HEADS = (16, 24, 32)
+
+
+def load_small_heads() -> ShimLibrary:
+    """Return all attention kernels for `SMALL_HEADS`: those of the golden models and of small models of tests."""
+    return load_for(*SMALL_HEADS, sources=ATTENTION)
+
 
 def load_for(*head_sizes: int, sources: Sequence[str | Path]) -> ShimLibrary:
     """Return the kernels of ``sources`` for some head sizes only, which compile sooner."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.kernels.attention_case import AttentionCase, load_for, with_fault
+from tests.kernels.attention_case import SMALL_HEADS, AttentionCase, load_for, load_small_heads, with_fault
 from tests.kernels.shim.shim import KernelError, ShimLibrary, is_sanitized, run_sanitized
 from tests.tolerances import ATTENTION_TOKENS_KERNEL
 from trt_vqgan.errors import ShapeError
@@ -65,6 +65,14 @@ def test_even_granules(library: ShimLibrary) -> None:
     case = _case(2, head_size=64)
     case.run(library, seed=1)
     case.check(ATTENTION_TOKENS_KERNEL)
+
+
+@pytest.mark.parametrize("head_size", SMALL_HEADS)
+def test_small_heads(head_size: int) -> None:
+    for tokens in (1, 3):
+        case = _case(tokens, head_size=head_size)
+        case.run(load_small_heads(), seed=head_size)
+        case.check(ATTENTION_TOKENS_KERNEL)
 
 
 def test_sets_without_rows_do_nothing(library: ShimLibrary) -> None:

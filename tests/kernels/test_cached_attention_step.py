@@ -74,6 +74,14 @@ def test_extreme_scores(library: ShimLibrary) -> None:
     case.check(ATTENTION_STEP_KERNEL)
 
 
+FAULTS_OF_SMALL_HEADS = {
+    "sums overwrite values that others still read": (
+        "granules < 4 ? 32 : kThreads / granules;\n"
+        '    static_assert(groups * head_size * 4 <= S::tile_bytes, "sums of the groups");',
+        "kThreads / granules;",
+    ),
+}
+
 FAULTS = {
     "position behind the last is read": ("min(kTile, stop - tile);", "min(kTile, stop - tile + 1);"),
     "last position is masked": ("if (scored >= count)", "if (scored >= count - 1)"),
@@ -103,12 +111,22 @@ def test_faults_are_noticed(tmp_path: Path, fault: str) -> None:
                 case.check(ATTENTION_STEP_KERNEL)
 
 
+@pytest.mark.parametrize("fault", FAULTS_OF_SMALL_HEADS)
+def test_faults_of_small_heads_are_noticed(tmp_path: Path, fault: str) -> None:
+    faulty = with_fault(tmp_path, SOURCE, *FAULTS_OF_SMALL_HEADS[fault], head_size=16)
+    with pytest.raises((AssertionError, KernelError)):
+        for seed in range(8):
+            case = _case([*EDGES, *IDLE], head_size=16)
+            case.run(faulty, seed=seed)
+            case.check(ATTENTION_STEP_KERNEL)
+
+
 def test_no_byte_out_of_bounds() -> None:
     run_sanitized(__file__, "-k", "every_way_to_split or follow")
 
 
 def test_plans_that_no_kernel_can_run() -> None:
-    with pytest.raises(ShapeError, match="found head size 36, wanted a multiple of 8 from 32 to 128"):
+    with pytest.raises(ShapeError, match="found head size 36, wanted a multiple of 8 from 16 to 128"):
         plan_attention(batch=1, tokens=1, heads=1, head_size=36, capacity=64)
     with pytest.raises(ShapeError, match="found chunks of 100 positions"):
         plan_attention(batch=1, tokens=1, heads=1, head_size=64, capacity=640, chunk=100)

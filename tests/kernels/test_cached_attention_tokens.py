@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.kernels.attention_case import AttentionCase, load_for, with_fault
+from tests.kernels.attention_case import SMALL_HEADS, AttentionCase, load_for, load_small_heads, with_fault
 from tests.kernels.shim.shim import KernelError, ShimLibrary, is_sanitized, load, run_sanitized
 from tests.tolerances import ATTENTION_TOKENS_KERNEL
 from trt_vqgan.kernels.launches.cached_attention import HEAD_SIZES, plan_attention
@@ -53,6 +53,16 @@ def test_several_tokens_a_row(library: ShimLibrary, tokens: int, head_size: int)
         case = _case(tokens, head_size=head_size, chunk=chunk)
         case.run(library, seed=tokens)
         case.check(ATTENTION_TOKENS_KERNEL)
+
+
+@pytest.mark.parametrize("head_size", SMALL_HEADS)
+def test_small_heads(head_size: int) -> None:
+    """Sums of the tiles take as much memory as keys and values, or more, where heads are small."""
+    for tokens in (3, 70):
+        case = _case(tokens, head_size=head_size, num_unmasked=4)
+        for seed in range(2):
+            case.run(load_small_heads(), seed=head_size + seed)
+            case.check(ATTENTION_TOKENS_KERNEL)
 
 
 @pytest.mark.parametrize("num_unmasked", [0, 1, 5, 16, 70, 130, CAPACITY + 9])

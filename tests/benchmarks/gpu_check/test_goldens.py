@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from tests.conftest import ROOT
+from tests.runtime.gpu.shim_device import ShimDevice, libraries
 from tests.runtime.gpu.small_engines import host_engine
 from tests.tolerances import LOGITS_FP32
 from trt_vqgan.benchmarks.gpu_check import golden_files
 from trt_vqgan.benchmarks.gpu_check.golden_files import GoldenModel, prepare, read_goldens
-from trt_vqgan.benchmarks.gpu_check.goldens_stage import check_golden
+from trt_vqgan.benchmarks.gpu_check.goldens_stage import HALF_LOGITS_RELATIVE, check_golden, cuda_engine
 from trt_vqgan.benchmarks.gpu_check.records import Records, read_records
 from trt_vqgan.export.checkpoint import open_checkpoint
 from trt_vqgan.runtime.gpu.driver import DeviceEngine
@@ -54,6 +55,22 @@ def test_the_driver_is_right_in_float32(golden: GoldenModel, engine: DeviceEngin
     found = found_by(golden, engine, tmp_path, relative=LOGITS_FP32)
     assert [record["ok"] for record in found] == [True] * 3
     assert found[1]["detail"] == found[2]["detail"] == "equal"
+
+
+def test_the_cuda_executor_is_right_through_the_shim(golden: GoldenModel, tmp_path: Path) -> None:
+    """What a GPU checks, with the same kernels; the first codes only, which take a second."""
+    libraries()
+    made = cuda_engine(golden, ShimDevice())
+    found = found_by(shortened(golden, 24), made, tmp_path, relative=HALF_LOGITS_RELATIVE)
+    made.close()
+    assert [record["ok"] for record in found] == [True] * 3
+    assert found[1]["detail"] == found[2]["detail"] == "equal"
+
+
+def shortened(golden: GoldenModel, count: int) -> GoldenModel:
+    """Return a golden of ``count`` codes a picture."""
+    arrays = {name: array if name == "c_indices" else array[:, :count] for name, array in golden.arrays.items()}
+    return dataclasses.replace(golden, arrays=arrays)
 
 
 def test_wrong_logits_and_codes_are_told(golden: GoldenModel, engine: DeviceEngine, tmp_path: Path) -> None:

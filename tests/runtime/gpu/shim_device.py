@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tests.kernels.shim.shim import CSRC, ShimLibrary, load
+from tests.kernels.attention_case import load_small_heads
+from tests.kernels.shim.shim import ShimLibrary, load
 from trt_vqgan.errors import CudaError
 from trt_vqgan.kernels.launch import Launch
 from trt_vqgan.runtime.device.arrays import DeviceArray, Memory, Region
@@ -15,8 +16,6 @@ from trt_vqgan.runtime.device.host import HostDevice
 
 SOURCES = (
     "bias.cu",
-    "cached_attention_step.cu",
-    "cached_attention_tokens.cu",
     "dense_step.cu",
     "embed_tokens.cu",
     "layer_norm.cu",
@@ -26,8 +25,8 @@ SOURCES = (
 
 @functools.cache
 def libraries() -> tuple[ShimLibrary, ...]:
-    """Return the kernels of the driver, compiled for the processor."""
-    return tuple(load([source]) for source in SOURCES if (CSRC / source).is_file())
+    """Return the kernels of the driver, compiled for the processor; attention for `SMALL_HEADS` only."""
+    return load_small_heads(), *(load([source]) for source in SOURCES)
 
 
 class ShimDevice(HostDevice):

@@ -217,8 +217,8 @@ def test_drawn_codes_are_the_cpu_samplers_given_the_logits(cuda: Cuda, guidance_
 
 
 def test_models_that_the_kernels_are_not_made_for() -> None:
-    spec = dataclasses.replace(SPEC, num_heads=4)
-    with pytest.raises(BackendUnavailableError, match="this model has heads of 16, wanted a multiple of 8 from 32"):
+    spec = dataclasses.replace(SPEC, num_heads=8)
+    with pytest.raises(BackendUnavailableError, match="this model has heads of 8, wanted a multiple of 8 from 16"):
         CudaOperations(ShimDevice(), spec, np.zeros((61, 64)), np.zeros((40, 64)))
 
 

@@ -33,7 +33,6 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
     made = FakeCuda()
     monkeypatch.setattr(opening, "CudaDevice", lambda index: CudaDevice(index, libraries=made.libraries()))
     images = SimpleNamespace(images=(b"one", b"another"))
-    monkeypatch.setattr(cuda_operations, "HEAD_SIZES", range(16, 129, 8))  # the golden model's heads are of 16
     monkeypatch.setattr(kernels, "kernel_images", lambda folder, architecture: {90: images}[architecture])
     return made
 
@@ -55,7 +54,8 @@ def test_kernels_and_weights_are_loaded_and_given_back(bundle: tuple[Path, Manif
     assert fake.depth == 0
 
 
-def test_a_model_whose_heads_have_no_kernel(bundle: tuple[Path, Manifest]) -> None:
+def test_a_model_whose_heads_have_no_kernel(bundle: tuple[Path, Manifest], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda_operations, "HEAD_SIZES", range(32, 129, 8))  # the golden model's heads are of 16
     with pytest.raises(BackendUnavailableError, match="heads of 16, wanted a multiple of 8 from 32 to 128"):
         open_on_gpu(CUDA, *bundle)
 
