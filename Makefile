@@ -8,7 +8,7 @@ PYTEST_ARGS ?=
 BIN   := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup check format test test-all bench gpu-check gpu-check-data wheel clean
+.PHONY: setup check format test test-all bench bench-plots bench-compare gpu-check gpu-check-data wheel clean
 
 setup: $(READY)
 
@@ -40,12 +40,25 @@ test: $(READY)
 test-all: $(READY)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-# Half an hour on two cores; BENCH_WHAT chooses parts. The numbers mean something on a machine that does nothing else.
-BENCH_WHAT ?= decode,step,sampler,generate
+# About an hour on two cores; BENCH_WHAT chooses parts. The numbers mean something on a machine that does nothing else.
+BENCH_WHAT ?= encode,decode,prefill,step,sampler,generate,window
+BENCH_BATCHES ?= 1,2,4,8,16,32
+BENCHMARKS := docs/benchmarks
 bench: $(READY)
-	mkdir -p docs/benchmarks
-	$(BIN)/trt-vqgan bench --shape 12x768 --shape 24x1024 --what $(BENCH_WHAT) --json docs/benchmarks/cpu.json
-	$(BIN)/python -m trt_vqgan.benchmarks.markdown docs/benchmarks/cpu.json docs/benchmarks/cpu.md
+	mkdir -p $(BENCHMARKS)
+	$(BIN)/trt-vqgan bench --shape 12x768 --shape 24x1024 --what $(BENCH_WHAT) --batch $(BENCH_BATCHES) --json $(BENCHMARKS)/cpu.json
+	$(BIN)/python -m trt_vqgan.benchmarks.growth --json $(BENCHMARKS)/growth.json
+	$(BIN)/python -m trt_vqgan.benchmarks.decode_sizes --json $(BENCHMARKS)/sizes.json
+	$(MAKE) bench-plots
+
+# Pages and plots of the reports that are there.
+bench-plots: $(READY)
+	$(BIN)/python -m trt_vqgan.benchmarks.markdown $(BENCHMARKS)/cpu.json $(BENCHMARKS)/cpu.md
+	$(BIN)/python -m trt_vqgan.benchmarks.plots $(wildcard $(addprefix $(BENCHMARKS)/,cpu.json growth.json sizes.json)) -o $(BENCHMARKS)/plots
+
+# make bench-compare A=before.json B=after.json: ratios of two runs with their spread; BENCH_COMPARE_ARGS=--fail.
+bench-compare: $(READY)
+	@$(BIN)/python -m trt_vqgan.benchmarks.compare $(A) $(B) $(BENCH_COMPARE_ARGS)
 
 # Checks and times the GPU path in less than ten minutes (docs/gpu.md); says so where there is no GPU. Needs no network:
 # the system's Python with torch, nvcc, and pycuda from GPU_WHEELS. Run gpu-check-data before, where torch and onnx are.

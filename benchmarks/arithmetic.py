@@ -41,6 +41,13 @@ def step_weight_bytes(spec: TransformerSpec, precision: str, *, scale_bytes: int
     return layers // 2 + layers * scale_bytes // INT4_BLOCK + head
 
 
+def step_operations(spec: TransformerSpec, *, batch: int, positions: int) -> int:
+    """Return the operations of one decode step of ``batch`` rows, each over a cache of ``positions`` positions."""
+    width = spec.hidden_size
+    dense = 12 * spec.num_layers * width * width + spec.vocab_size * width
+    return 2 * batch * (dense + 2 * spec.num_layers * width * positions)
+
+
 def prefill_operations(spec: TransformerSpec, *, batch: int, tokens: int, rows: int) -> int:
     """Return the operations of a prefill of ``tokens`` tokens with logits for ``rows`` of them, in each of the batch.
 

@@ -81,4 +81,6 @@ def read_report(path: Path) -> Report:
 def _row(data: dict[str, Any]) -> Row:
     parts = {"latency": Latency, "speedup": Ratio, "parity": Parity}
     made = {key: parts[key](**value) if key in parts and value is not None else value for key, value in data.items()}
+    if made.get("latency") is not None:
+        made["latency"] = dataclasses.replace(made["latency"], rounds_ms=tuple(made["latency"].rounds_ms))
     return Row(**made)

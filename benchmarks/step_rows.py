@@ -61,7 +61,7 @@ def _rows_of_batch(subject: Subject, context: Context, engines: list[MeasuredEng
         runner = TORCH if measured_engine is None else measured_engine.runner
         precision = "fp32" if measured_engine is None else measured_engine.precision
         taken = times[TORCH if measured_engine is None else measured_engine.name]
-        measured = latency(taken.all_steps())
+        measured = latency(taken.all_steps(), rounds=len(taken.rounds))
         scale_bytes = 4 if measured_engine is None else measured_engine.scale_bytes
         weight_bytes = step_weight_bytes(spec, precision, scale_bytes=scale_bytes)
         read = weight_bytes / (measured.mean_ms * 1e-3)

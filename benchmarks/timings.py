@@ -9,6 +9,8 @@ import numpy as np
 
 from trt_vqgan.errors import ShapeError
 
+MOST_ROUNDS = 32
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Latency:
@@ -19,6 +21,7 @@ class Latency:
     n : measurements, after warm-up.
     p50_ms, p90_ms, p99_ms : percentiles, linear between measurements.
     mean_ms : what throughput follows from.
+    rounds_ms : mean of each round, from which two runs are compared; empty in reports of before.
     """
 
     n: int
@@ -26,6 +29,7 @@ class Latency:
     p90_ms: float
     p99_ms: float
     mean_ms: float
+    rounds_ms: Sequence[float] = dataclasses.field(default=(), compare=False)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,8 +48,12 @@ class Ratio:
     n: int
 
 
-def latency(seconds: Sequence[float]) -> Latency:
+def latency(seconds: Sequence[float], *, rounds: int | None = None) -> Latency:
     """Return the percentiles of measurements in seconds.
+
+    Parameters
+    ----------
+    rounds : of equal length that they were taken in, one after the other; by default each of at most `MOST_ROUNDS` is.
 
     Raises
     ------
@@ -53,9 +61,21 @@ def latency(seconds: Sequence[float]) -> Latency:
     """
     if not len(seconds):
         raise ShapeError("latency: found no measurement, wanted at least one")
+    if rounds is not None and (rounds < 1 or len(seconds) % rounds):
+        raise ShapeError(f"latency: found {len(seconds)} measurements, wanted as many in each of {rounds} rounds")
     times_ms = np.asarray(seconds, dtype=np.float64) * 1e3
     p50, p90, p99 = (float(value) for value in np.percentile(times_ms, [50, 90, 99]))
-    return Latency(n=len(times_ms), p50_ms=p50, p90_ms=p90, p99_ms=p99, mean_ms=float(times_ms.mean()))
+    if rounds is None:
+        rounds = len(times_ms) if len(times_ms) <= MOST_ROUNDS else 1
+    means = times_ms.reshape(rounds, -1).mean(axis=1)
+    return Latency(
+        n=len(times_ms),
+        p50_ms=p50,
+        p90_ms=p90,
+        p99_ms=p99,
+        mean_ms=float(times_ms.mean()),
+        rounds_ms=tuple(means.tolist()),
+    )
 
 
 def speedup(baseline: Sequence[float], ours: Sequence[float]) -> Ratio:

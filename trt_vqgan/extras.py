@@ -9,6 +9,7 @@ from trt_vqgan.errors import MissingDependencyError
 
 PACKAGES_OF_EXTRAS = {
     "export": ("torch", "onnx", "yaml", "safetensors"),
+    "plots": ("matplotlib",),
 }
 
 

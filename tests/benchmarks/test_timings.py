@@ -36,3 +36,11 @@ def test_ratios_are_taken_inside_pairs() -> None:
 def test_what_does_not_pair_is_refused(baseline: list[float], ours: list[float]) -> None:
     with pytest.raises(ShapeError, match="wanted pairs"):
         speedup(baseline, ours)
+
+
+def test_rounds_are_means_of_equal_parts() -> None:
+    assert list(latency([0.1, 0.3, 0.5, 0.7], rounds=2).rounds_ms) == pytest.approx([200, 600])
+    assert list(latency([0.1, 0.3]).rounds_ms) == pytest.approx([100, 300])
+    assert len(latency([0.1] * 1000).rounds_ms) == 1
+    with pytest.raises(ShapeError, match="3 measurements"):
+        latency([0.1, 0.2, 0.3], rounds=2)

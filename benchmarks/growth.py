@@ -1,0 +1,241 @@
+"""``python -m trt_vqgan.benchmarks.growth --json growth.json``: how a decode step's time grows, beside what it should.
+
+Along three axes: positions in the cache, rows of the batch, width of the model. Each point is a step over caches of
+which only the length counts, with random weights. The model of cost is in `expected_seconds`, and explained in
+docs/benchmarks/reading.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import datetime
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from trt_vqgan.atomic_file import write_bytes
+from trt_vqgan.benchmarks.arithmetic import step_operations, step_weight_bytes
+from trt_vqgan.benchmarks.context import Context
+from trt_vqgan.benchmarks.engines import MeasuredEngine, open_engines
+from trt_vqgan.benchmarks.interleaving import PAUSE_SECONDS
+from trt_vqgan.benchmarks.machine import describe_machine, describe_versions, git_commit, load_average
+from trt_vqgan.benchmarks.read_bandwidth import ReadBandwidth
+from trt_vqgan.benchmarks.report import Report, to_json
+from trt_vqgan.benchmarks.rows import Row
+from trt_vqgan.benchmarks.shapes import model_of_shape
+from trt_vqgan.benchmarks.subjects import RandomSubject
+from trt_vqgan.benchmarks.timings import latency
+from trt_vqgan.runtime.engine import Engine, Steps
+from trt_vqgan.runtime.threads import resolve_threads
+from trt_vqgan.spec import ModelSpec, TransformerSpec
+
+LENGTHS = (64, 128, 256, 512, 1024, 2048)
+BATCHES = (1, 2, 4, 8, 16, 32)
+WIDTHS = (256, 512, 768, 1024)
+LAYERS, WIDTH, LENGTH = 12, 768, 256
+"""What stays as it is along an axis."""
+
+STEPS = 9
+"""Of each round; the first is warm-up."""
+
+MATRIX_SIDE = 2048
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """One measurement: ``axis`` is "positions", "batch" or "width", ``value`` its place on it."""
+
+    axis: str
+    value: int
+    batch: int
+    length: int
+
+
+def expected_seconds(
+    spec: TransformerSpec,
+    precision: str,
+    *,
+    scale_bytes: int,
+    batch: int,
+    length: int,
+    read: float,
+    operations: float | None,
+) -> float:
+    """Return what a step takes at least: weights and caches read once at full rate, or its arithmetic if longer.
+
+    Parameters
+    ----------
+    length : positions that are read of each row's float32 cache.
+    read : bytes a second.
+    operations : a second; None where the rate for this precision isn't known, so that only bytes count.
+    """
+    weights = step_weight_bytes(spec, precision, scale_bytes=scale_bytes)
+    caches = 8 * spec.num_layers * spec.hidden_size * batch * length
+    bytes_seconds = (weights + caches) / read
+    if operations is None:
+        return bytes_seconds
+    return max(bytes_seconds, step_operations(spec, batch=batch, positions=length) / operations)
+
+
+def measure(
+    *,
+    layers: int,
+    width: int,
+    lengths: Sequence[int],
+    batches: Sequence[int],
+    widths: Sequence[int],
+    length: int,
+    precisions: Sequence[str],
+    context: Context,
+    operations: float,
+) -> list[Row]:
+    """Return a row a point, engine and precision.
+
+    Parameters
+    ----------
+    operations : float32 operations a second that this machine reaches in a large product.
+    """
+    points = {width: [Point("positions", value, 1, value) for value in lengths]}
+    points[width] += [Point("batch", value, value, length) for value in batches]
+    for value in widths:
+        points.setdefault(value, []).append(Point("width", value, 1, length))
+    rows: list[Row] = []
+    for size, chosen in points.items():
+        spec = _long(model_of_shape(layers, width=size), max(point.length for point in chosen))
+        subject = RandomSubject(spec, name=f"{layers}x{size}", precisions=tuple(precisions))
+        try:
+            engines = open_engines(subject, context, what="growth")
+            for point in chosen:
+                context.say(f"{subject.name}: {point.axis} {point.value}")
+                rows += _rows(subject, engines, point, context, operations)
+        finally:
+            subject.close()
+    return rows
+
+
+def _long(spec: ModelSpec, length: int) -> ModelSpec:
+    assert spec.transformer is not None
+    longest = max(length + 1, spec.transformer.max_seq_len)
+    return dataclasses.replace(spec, transformer=dataclasses.replace(spec.transformer, max_seq_len=longest))
+
+
+def _rows(
+    subject: RandomSubject, engines: Sequence[MeasuredEngine], point: Point, context: Context, operations: float
+) -> Iterator[Row]:
+    spec = subject.spec.transformer
+    assert spec is not None
+    tokens = np.random.default_rng(0).integers(0, spec.vocab_size, point.batch)
+    positions = np.full(point.batch, point.length, dtype=np.int64)
+    steppers: dict[str, Steps] = {}
+    for engine in engines:
+        runs: Engine = engine.engine
+        steppers[engine.name] = runs.stepper(runs.new_cache(batch=point.batch, capacity=point.length + 1))
+    seconds: dict[str, list[float]] = {name: [] for name in steppers}
+    first = len(context.bandwidth.samples)
+    for _ in range(context.repeats):
+        for name, stepper in steppers.items():
+            time.sleep(PAUSE_SECONDS)
+            for number in range(STEPS):
+                started = time.perf_counter()
+                stepper.step(tokens, positions)
+                if number:
+                    seconds[name].append(time.perf_counter() - started)
+        context.bandwidth.sample()
+    read = max(context.bandwidth.samples[first:])
+    for engine in engines:
+        expected = expected_seconds(
+            spec,
+            engine.precision,
+            scale_bytes=engine.scale_bytes,
+            batch=point.batch,
+            length=point.length,
+            read=read,
+            operations=operations if engine.precision == "fp32" else None,
+        )
+        taken = latency(seconds[engine.name], rounds=context.repeats)
+        yield Row(
+            what="growth",
+            model=subject.name,
+            runner=engine.runner,
+            precision=engine.precision,
+            batch=point.batch,
+            latency=taken,
+            rates={
+                "codes/s": point.batch / (taken.mean_ms * 1e-3),
+                "share of what the limit allows": expected / (taken.mean_ms * 1e-3),
+            },
+            facts={"axis": point.axis, "value": point.value, "positions": point.length, "expected_ms": expected * 1e3},
+        )
+
+
+def matrix_rate(side: int = MATRIX_SIDE) -> float:
+    """Return float32 operations a second of NumPy's product of two square matrices, the best of five."""
+    a, b = (np.random.default_rng(i).standard_normal((side, side), dtype=np.float32) for i in range(2))
+    taken = []
+    for _ in range(5):
+        started = time.perf_counter()
+        _ = a @ b
+        taken.append(time.perf_counter() - started)
+    return 2 * side**3 / min(taken)
+
+
+def run(*, repeats: int, threads: int | None, precisions: Sequence[str], say: Callable[[str], None]) -> Report:
+    """Measure all three axes of a model of 12 layers and return the report."""
+    count = resolve_threads(threads)
+    started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    load = load_average()
+    operations = matrix_rate()
+    with ReadBandwidth(threads=count) as bandwidth:
+        context = Context(batches=BATCHES, threads=count, repeats=repeats, bandwidth=bandwidth, say=say)
+        rows = measure(
+            layers=LAYERS,
+            width=WIDTH,
+            lengths=LENGTHS,
+            batches=BATCHES,
+            widths=WIDTHS,
+            length=LENGTH,
+            precisions=precisions,
+            context=context,
+            operations=operations,
+        )
+        reads = {
+            "best_gb_per_s": bandwidth.best_gb_per_s,
+            "median_gb_per_s": bandwidth.median_gb_per_s,
+            "n": len(bandwidth.samples),
+        }
+    return Report(
+        command=" ".join(["python -m trt_vqgan.benchmarks.growth", *sys.argv[1:]]),
+        started=started,
+        commit=git_commit(),
+        machine=describe_machine(threads=count),
+        versions=describe_versions(),
+        settings={"repeats": repeats, "precisions": list(precisions), "matrix_gflop_per_s": operations / 1e9},
+        read_bandwidth=reads,
+        load_average={"before": load, "after": load_average()},
+        rows=tuple(rows),
+    )
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure and write the report."""
+    parser = argparse.ArgumentParser(prog="python -m trt_vqgan.benchmarks.growth", description=__doc__)
+    parser.add_argument("--json", type=Path, required=True)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--precision", action="append", choices=("fp32", "int8", "int4"))
+    options = parser.parse_args(arguments)
+    report = run(
+        repeats=options.repeats,
+        threads=options.threads,
+        precisions=options.precision or ("fp32", "int8"),
+        say=lambda line: print(f"growth: {line}", file=sys.stderr),
+    )
+    write_bytes(options.json, to_json(report).encode())
+
+
+if __name__ == "__main__":
+    main()
