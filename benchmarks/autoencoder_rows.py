@@ -23,7 +23,7 @@ from trt_vqgan.benchmarks.rows import OURS, TORCH, Row
 from trt_vqgan.benchmarks.subjects import Subject
 from trt_vqgan.benchmarks.timings import latency, speedup
 from trt_vqgan.runtime.autoencoder import Autoencoder
-from trt_vqgan.runtime.autoencoder_networks import OnnxNetworks
+from trt_vqgan.runtime.onnx_networks import OnnxNetworks
 from trt_vqgan.spec import AutoencoderSpec
 
 
@@ -81,7 +81,8 @@ def random_codes(spec: AutoencoderSpec) -> Int64Array:
 def open_autoencoder(spec: AutoencoderSpec, folder: Path, *, threads: int) -> Autoencoder:
     """Return the runtime's VQGAN of the graphs in a bundle's folder."""
     codebook = np.load(folder / "codebook.npy", allow_pickle=False)
-    networks = OnnxNetworks(encoder=folder / "encoder.onnx", decoder=folder / "decoder.onnx", threads=threads)
+    graphs = {name: folder / f"{name}.onnx" for name in ("encoder", "decoder")}
+    networks = OnnxNetworks(spec, codebook=codebook, threads=threads, **graphs)
     return Autoencoder(spec, networks=networks, codebook=codebook)
 
 

@@ -1,4 +1,4 @@
-"""A VQGAN: pictures or condition maps to codes, codes to pictures, one picture at a time."""
+"""A VQGAN: pictures or condition maps to codes, codes to pictures."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 
 from trt_vqgan.errors import ShapeError
-from trt_vqgan.kernels.reference.nearest_code import nearest_code
 from trt_vqgan.runtime.autoencoder_networks import Networks
 from trt_vqgan.runtime.buffers import result_array
 from trt_vqgan.spec import AutoencoderSpec
@@ -19,15 +18,14 @@ ImageArray = npt.NDArray[np.uint8]
 
 
 class Autoencoder:
-    """Encoder, nearest code and decoder of one VQGAN.
+    """Encoder, nearest code and decoder of one VQGAN: checks what it is given, and lets `Networks` compute.
 
-    Pictures run one at a time: a picture's bits then can't depend on its neighbours, memory stays that of one picture,
-    and a picture's convolutions fill all threads by themselves. Safe to call from several threads.
+    Safe to call from several threads.
 
     Parameters
     ----------
     spec : the VQGAN.
-    networks : compute encoder and decoder; closed with this.
+    networks : compute; closed with this.
     codebook : float32 (N, D).
     """
 
@@ -68,18 +66,8 @@ class Autoencoder:
             )
         shape = (len(maps), height // factor, width // factor)
         codes = result_array(out, shape, np.int64, name="encode", source=maps)
-        for i, picture in enumerate(maps):
-            codes[i] = self.quantize(self.networks.latents(picture))
+        self.networks.encode(maps, codes)
         return codes
-
-    def quantize(self, latents: FloatArray) -> Int64Array:
-        """Return codes int64 (h, w) of an encoder's output, float32 (D, h, w) or, with Gumbel, logits (N, h, w)."""
-        if self.spec.quantizer == "gumbel":
-            best: Int64Array = latents.argmax(axis=0)
-            return best
-        depth, height, width = latents.shape
-        rows = np.ascontiguousarray(latents.reshape(depth, -1).T)
-        return nearest_code(rows, self.codebook).reshape(height, width)
 
     def decode(self, codes: Int64Array, *, out: object = None) -> ImageArray:
         """Return pictures uint8 (B, H, W, C) of codes int64 (B, h, w), in the array ``out`` where one is given.
@@ -94,8 +82,7 @@ class Autoencoder:
         factor = self.spec.factor
         shape = (len(codes), codes.shape[1] * factor, codes.shape[2] * factor, self.spec.out_channels)
         images = result_array(out, shape, np.uint8, name="decode", source=codes)
-        for i, grid in enumerate(codes):
-            images[i] = to_uint8(self.decode_pixels(grid))
+        self.networks.decode(codes, images)
         return images
 
     def decode_pixels(self, grid: Int64Array) -> FloatArray:

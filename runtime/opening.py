@@ -11,9 +11,9 @@ import numpy as np
 from trt_vqgan.errors import BackendUnavailableError, BundleError
 from trt_vqgan.manifest import Manifest
 from trt_vqgan.runtime.autoencoder import Autoencoder
-from trt_vqgan.runtime.autoencoder_networks import OnnxNetworks
 from trt_vqgan.runtime.backend_choice import ON_CPU, BackendChoice
 from trt_vqgan.runtime.code_generator import CodeGenerator
+from trt_vqgan.runtime.onnx_networks import OnnxNetworks
 from trt_vqgan.runtime.transformer import TransformerEngine
 from trt_vqgan.spec import AutoencoderSpec
 
@@ -129,6 +129,8 @@ def _open_autoencoder(
     if entries.shape != wanted or entries.dtype != np.float32:
         raise BundleError(f"{path}: found {entries.dtype} {entries.shape}, wanted float32 {wanted}")
     networks = OnnxNetworks(
+        spec,
+        codebook=entries,
         encoder=graph_path(folder, manifest, encoder),
         decoder=graph_path(folder, manifest, decoder) if decoder is not None else None,
         threads=threads,

@@ -37,13 +37,13 @@ class Recorded:
         self._networks = networks
         self.seen: list[int] = []
 
-    def latents(self, picture: np.ndarray) -> np.ndarray:
-        self.seen.append(picture.ctypes.data)
-        return self._networks.latents(picture)
+    def encode(self, maps: np.ndarray, codes: np.ndarray) -> None:
+        self.seen += addresses(maps)
+        self._networks.encode(maps, codes)
 
-    def pixels(self, grid: np.ndarray) -> np.ndarray:
-        self.seen.append(grid.ctypes.data)
-        return self._networks.pixels(grid)
+    def decode(self, codes: np.ndarray, images: np.ndarray) -> None:
+        self.seen += addresses(codes)
+        self._networks.decode(codes, images)
 
     def close(self) -> None:
         self._networks.close()

@@ -16,7 +16,7 @@ from tests.tolerances import TILED_DEMO_PSNR_DB
 from trt_vqgan.errors import Cancelled, ShapeError
 from trt_vqgan.runtime import tiled_decoder
 from trt_vqgan.runtime.autoencoder import Autoencoder, to_uint8
-from trt_vqgan.runtime.autoencoder_networks import OnnxNetworks
+from trt_vqgan.runtime.onnx_networks import OnnxNetworks
 from trt_vqgan.runtime.pipeline import load
 from trt_vqgan.runtime.psnr import psnr_db
 from trt_vqgan.runtime.tiled_decoder import (
@@ -36,11 +36,9 @@ FACTOR = 8
 def demo(demo_bundle: Path) -> Iterator[Autoencoder]:
     with load(demo_bundle, threads=2) as pipe:
         spec = pipe.spec.autoencoder
-    opened = Autoencoder(
-        spec,
-        networks=OnnxNetworks(encoder=None, decoder=demo_bundle / "decoder.onnx", threads=2),
-        codebook=np.load(demo_bundle / "codebook.npy"),
-    )
+    codebook = np.load(demo_bundle / "codebook.npy")
+    networks = OnnxNetworks(spec, codebook=codebook, encoder=None, decoder=demo_bundle / "decoder.onnx", threads=2)
+    opened = Autoencoder(spec, networks=networks, codebook=codebook)
     yield opened
     opened.close()
 
@@ -53,7 +51,7 @@ def local(demo: Autoencoder, monkeypatch: pytest.MonkeyPatch) -> Autoencoder:
         shades = np.stack([grid / 512 - 1, 1 - grid / 512, np.sin(grid)]).astype(np.float32)
         return shades.repeat(FACTOR, axis=1).repeat(FACTOR, axis=2)
 
-    monkeypatch.setattr(demo, "decode_pixels", pixels)
+    monkeypatch.setattr(demo.networks, "pixels", pixels)
     return demo
 
 
