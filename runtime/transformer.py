@@ -267,8 +267,8 @@ class Stepper:
 
         The result is a view that the next step overwrites.
         """
-        moved = self._cache.reserve(int(lengths.max()) + 1)
-        if moved or len(tokens) != len(self._tokens):
+        self._cache.reserve(int(lengths.max()) + 1)
+        if self._mask.shape[-1] != self._cache.visible or len(tokens) != len(self._tokens):
             self._bind(len(tokens))
         self._tokens[:, 0] = tokens
         self._positions[:, 0] = lengths

@@ -63,3 +63,15 @@ class MissingDependencyError(TrtVqganError, ImportError):
 
 class Cancelled(TrtVqganError):
     """The caller's progress callback asked to stop."""
+
+
+class OverloadedError(TrtVqganError):
+    """Too much work waits already; it may be asked for again later."""
+
+
+class ClosingError(TrtVqganError):
+    """The server is shutting down."""
+
+
+class DeadlineError(TrtVqganError):
+    """The work was not finished by its deadline."""

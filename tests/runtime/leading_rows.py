@@ -15,12 +15,13 @@ def check_leading_rows(engine: Any) -> None:
     whole = engine.new_cache(batch=4, capacity=90)
     wanted = engine.prefill(whole, tokens, rows=np.arange(90), block=1)
     cache = engine.new_cache(batch=4, capacity=90)
-    sequences, lengths = [0, 1, 2, 3], [3, 40, 62, 1]
+    sequences, lengths = [0, 1, 2, 3], [3, 40, 72, 1]
     for row, length in enumerate(lengths):
         alone = engine.new_cache(batch=1, capacity=length)
         engine.prefill(alone, tokens[row : row + 1, :length], rows=np.array([length - 1]), block=1)
+        if row == 1:
+            stepper = engine.stepper(cache)  # what is copied later may move its rows
         cache.copy_rows(alone, np.array([0]), length, first=row)
-    stepper = engine.stepper(cache)
 
     def step(count: int) -> None:
         which, at = np.array(sequences[:count]), np.array(lengths[:count])

@@ -1,0 +1,1 @@
+"""Continuous batching: pictures join and leave one running batch at any code."""
