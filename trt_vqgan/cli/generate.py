@@ -19,7 +19,7 @@ from trt_vqgan.cli.demo import chosen_bundle, demo_option, example_codes, takes_
 from trt_vqgan.cli.editing import editing_arguments, editing_options
 from trt_vqgan.cli.outputs import picture_paths
 from trt_vqgan.cli.progress import CodesProgress
-from trt_vqgan.cli.records import Again, as_grid, made_again, record_of
+from trt_vqgan.cli.records import Again, made_again
 from trt_vqgan.cli.sizes import SIZE_SETTINGS, size_arguments, size_options
 from trt_vqgan.cli.watching import Watcher, watching_options
 from trt_vqgan.errors import BundleError
@@ -232,6 +232,7 @@ class _Work:
         from trt_vqgan.runtime.contact_sheet import ContactSheet
         from trt_vqgan.runtime.image_npz import image_npz
         from trt_vqgan.runtime.images import write_png
+        from trt_vqgan.runtime.picture_records import as_grid, record_of
 
         spec = self.pipeline.spec
         height, width = request.size
