@@ -138,7 +138,7 @@ class RunningBatch:
     def _prefill(self, failed: list[tuple[RunningPicture, ShapeError]]) -> list[RunningPicture]:
         """Compute more of the prefixes of those that wait, in turn; return pictures that end with the first code."""
         budget = PREFILL_POSITIONS if self._row_of else ALONE_POSITIONS
-        ended = []
+        ended: list[RunningPicture] = []
         while self._joining and budget > 0:
             picture = self._joining[0]
             block = max(len(picture.request.condition), self._engine.spec.num_unmasked)
