@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
 
 from trt_vqgan.errors import ConditionError, ImageError
 from trt_vqgan.runtime.conditions import shifted_labels
+from trt_vqgan.runtime.image_files import FileSource, InMemoryFile, check_pixels, file_source, opened_image
 from trt_vqgan.runtime.images import MAX_PIXELS
 from trt_vqgan.runtime.layouts import Layout, read_layouts
 
@@ -29,7 +27,7 @@ MASK_THRESHOLD = 128
 COCO_UNLABELLED = 255
 
 
-def read_depth(path: str | os.PathLike[str]) -> FloatArray:
+def read_depth(path: FileSource, *, max_pixels: int = MAX_PIXELS) -> FloatArray:
     """Return the depth map in ``path``, float32 (H, W) of any scale.
 
     Takes grey pictures of 8, 16 or 32 bits (colour ones whose channels are equal, too), ``.npy`` with numbers (H, W),
@@ -40,10 +38,10 @@ def read_depth(path: str | os.PathLike[str]) -> FloatArray:
     ImageError : no such file, one that can't be read, or too large.
     ConditionError : a picture that holds no depth.
     """
-    path = Path(path)
-    if path.suffix.lower() == ".npy":
-        return _checked_depth(path, _read_npy(path, "fiub"))
-    with _opened(path) as image:
+    path = file_source(path)
+    if isinstance(path, Path) and path.suffix.lower() == ".npy":
+        return _checked_depth(path, _read_npy(path, "fiub", max_pixels))
+    with opened_image(path, max_pixels=max_pixels) as image:
         if image.mode == "RGBA":
             pixels = np.ascontiguousarray(np.asarray(image))
             return _checked_depth(path, pixels.view("<f4")[:, :, 0], rgba=True)
@@ -61,7 +59,7 @@ def read_depth(path: str | os.PathLike[str]) -> FloatArray:
 
 
 def read_segmentation(
-    path: str | os.PathLike[str], *, num_labels: int | None = None, shift_labels: bool = False
+    path: FileSource, *, num_labels: int | None = None, shift_labels: bool = False, max_pixels: int = MAX_PIXELS
 ) -> npt.NDArray[np.int64]:
     """Return the label ids in ``path``, int64 (H, W).
 
@@ -78,11 +76,11 @@ def read_segmentation(
     ImageError : no such file, one that can't be read, or too large.
     ConditionError : a picture that holds no label ids, or more labels than the model knows.
     """
-    path = Path(path)
-    if path.suffix.lower() == ".npy":
-        labels = _read_npy(path, "iub")
+    path = file_source(path)
+    if isinstance(path, Path) and path.suffix.lower() == ".npy":
+        labels = _read_npy(path, "iub", max_pixels)
     else:
-        with _opened(path) as image:
+        with opened_image(path, max_pixels=max_pixels) as image:
             if image.mode not in ("L", "P", "1", "I") and not image.mode.startswith("I;16"):
                 raise ConditionError(
                     f"{path}: is a picture of mode {image.mode}, wanted label ids in a grey or palette PNG; colours "
@@ -129,15 +127,15 @@ def read_layout(path: str | os.PathLike[str], classes: Sequence[str] = ()) -> li
         raise ConditionError(f"{path}: {error}") from None
 
 
-def read_mask(path: str | os.PathLike[str]) -> BoolArray:
+def read_mask(path: FileSource, *, max_pixels: int = MAX_PIXELS) -> BoolArray:
     """Return the mask in ``path``, bool (H, W): true where it is white (128 or more of 255, or opaque).
 
     Raises
     ------
     ImageError : no such file, one that can't be read, or too large.
     """
-    path = Path(path)
-    with _opened(path) as image:
+    path = file_source(path)
+    with opened_image(path, max_pixels=max_pixels) as image:
         if image.mode.startswith("I;16") or image.mode in ("I", "F"):
             raise ImageError(f"{path}: is a picture of mode {image.mode}, wanted a mask in 8 bits or black and white")
         if "A" in image.getbands():
@@ -147,7 +145,7 @@ def read_mask(path: str | os.PathLike[str]) -> BoolArray:
         return np.asarray(image.convert("L")) >= MASK_THRESHOLD
 
 
-def _checked_depth(path: Path, values: npt.NDArray[np.generic], *, rgba: bool = False) -> FloatArray:
+def _checked_depth(path: Path | InMemoryFile, values: npt.NDArray[np.generic], *, rgba: bool = False) -> FloatArray:
     with np.errstate(over="ignore"):
         depth = values.astype(np.float32)
     if np.isfinite(depth).all() and np.abs(depth).max() <= MAX_DEPTH:
@@ -160,7 +158,7 @@ def _checked_depth(path: Path, values: npt.NDArray[np.generic], *, rgba: bool = 
     raise ConditionError(f"{path}: holds NaN, infinity or numbers beyond {MAX_DEPTH:g}; fill missing depth first")
 
 
-def _read_npy(path: Path, kinds: str) -> npt.NDArray[np.generic]:
+def _read_npy(path: Path, kinds: str, max_pixels: int) -> npt.NDArray[np.generic]:
     wanted = "integers" if "f" not in kinds else "numbers"
     try:
         # mapped, so that a header that lies about the size costs nothing
@@ -172,32 +170,5 @@ def _read_npy(path: Path, kinds: str) -> npt.NDArray[np.generic]:
         raise ConditionError(
             f"{path}: holds {getattr(array, 'dtype', 'several arrays')} {shape}, wanted {wanted} (H, W)"
         )
-    _check_pixels(path, array.shape[1], array.shape[0])
+    check_pixels(path, array.shape[1], array.shape[0], max_pixels=max_pixels)
     return np.array(array)
-
-
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    """Open a picture that is not too large; every way in which reading it fails is an ImageError."""
-    if not path.is_file():
-        raise ImageError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}, wanted an image file")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                _check_pixels(path, *image.size)
-                image.load()
-                yield image
-    except Image.DecompressionBombError:
-        raise ImageError(f"{path}: has far more than the {MAX_PIXELS} pixels that are read") from None
-    except UnidentifiedImageError:
-        raise ImageError(f"{path}: is no image file that Pillow can read") from None
-    except (OSError, SyntaxError, EOFError) as error:
-        raise ImageError(f"{path}: can't be read as an image, it may be truncated ({error})") from None
-
-
-def _check_pixels(path: Path, width: int, height: int) -> None:
-    if width * height > MAX_PIXELS:
-        raise ImageError(
-            f"{path}: has {width} x {height} = {width * height} pixels, at most {MAX_PIXELS} are read; scale it down"
-        )

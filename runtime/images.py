@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import io
 import os
-import warnings
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageOps, PngImagePlugin
 
 from trt_vqgan.atomic_file import write_bytes
-from trt_vqgan.errors import ImageError, ShapeError
+from trt_vqgan.errors import ShapeError
+from trt_vqgan.runtime.image_files import DAMAGED, FileSource, damaged, file_source, opened_image
 
 ImageArray = npt.NDArray[np.uint8]
 
@@ -23,7 +22,7 @@ MAX_PIXELS = 1 << 26
 ALPHA_BACKGROUND = (255, 255, 255)
 
 
-def read_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> ImageArray:
+def read_image(path: FileSource, *, max_pixels: int = MAX_PIXELS) -> ImageArray:
     """Return the picture in ``path`` as uint8 (H, W, 3), RGB, upright as its EXIF orientation says.
 
     Transparent pixels are laid over white, 16-bit greys are scaled to 8 bits, and of an animation the first frame is
@@ -34,30 +33,12 @@ def read_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
     ImageError : no such file, no image, a truncated one, or one of more than ``max_pixels`` pixels (looked at before
         anything is decoded).
     """
-    path = Path(path)
-    if not path.is_file():
-        raise ImageError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}, wanted an image file")
-    try:
-        with warnings.catch_warnings():
-            # The limit below is ours; Pillow's warning would be a second voice.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                width, height = image.size
-                if width * height > max_pixels:
-                    raise ImageError(
-                        f"{path}: has {width} x {height} = {width * height} pixels, at most {max_pixels} are read; "
-                        "scale the picture down first"
-                    )
-                return _to_rgb(ImageOps.exif_transpose(image))
-    except Image.DecompressionBombError:
-        raise ImageError(
-            f"{path}: has far more than the {max_pixels} pixels that are read; scale it down first"
-        ) from None
-    except UnidentifiedImageError:
-        raise ImageError(f"{path}: is no image file that Pillow can read, wanted PNG, JPEG or another image") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        # Pillow's readers raise all of these for damaged files.
-        raise ImageError(f"{path}: can't be read as an image, it may be truncated ({error})") from None
+    source = file_source(path)
+    with opened_image(source, max_pixels=max_pixels) as image:
+        try:
+            return _to_rgb(ImageOps.exif_transpose(image))
+        except DAMAGED as error:
+            raise damaged(source, error) from None
 
 
 def _to_rgb(image: Image.Image) -> ImageArray:

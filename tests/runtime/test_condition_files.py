@@ -11,7 +11,6 @@ import pytest
 from PIL import Image
 
 from trt_vqgan.errors import ConditionError, ImageError
-from trt_vqgan.runtime import condition_files
 from trt_vqgan.runtime.condition_files import read_depth, read_layout, read_mask, read_segmentation
 
 RNG = np.random.default_rng(0)
@@ -95,7 +94,7 @@ def test_colours_are_no_labels(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("read", [read_depth, read_segmentation, read_mask])
-def test_files_that_cannot_be_read(tmp_path: Path, read: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_that_cannot_be_read(tmp_path: Path, read: Any) -> None:
     with pytest.raises(ImageError, match="no such file"):
         read(tmp_path / "none.png")
     with pytest.raises(ImageError, match="is a folder"):
@@ -107,9 +106,8 @@ def test_files_that_cannot_be_read(tmp_path: Path, read: Any, monkeypatch: pytes
     (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ImageError, match="truncated"):
         read(tmp_path / "cut.png")
-    monkeypatch.setattr(condition_files, "MAX_PIXELS", 2499)
     with pytest.raises(ImageError, match="50 x 50 = 2500 pixels, at most 2499"):
-        read(tmp_path / "a.png")
+        read(tmp_path / "a.png", max_pixels=2499)
 
 
 @pytest.mark.parametrize("read", [read_depth, read_segmentation])

@@ -10,8 +10,9 @@ from PIL import Image
 
 from trt_vqgan.errors import ImageError, ShapeError
 from trt_vqgan.runtime.contact_sheet import GAP_PIXELS, ContactSheet
+from trt_vqgan.runtime.image_files import InMemoryFile
 from trt_vqgan.runtime.image_npz import image_npz
-from trt_vqgan.runtime.images import MAX_PIXELS, pad_to_multiple, read_image, write_png
+from trt_vqgan.runtime.images import MAX_PIXELS, encode_png, pad_to_multiple, read_image, write_png
 from trt_vqgan.runtime.png_metadata import KEYWORD, GenerationRecord, read_generation_record
 from trt_vqgan.runtime.psnr import psnr_db
 
@@ -171,3 +172,21 @@ def test_files_without_a_record_are_refused(tmp_path: Path) -> None:
         read_generation_record(tmp_path / "a.jpg")
     with pytest.raises(ImageError, match="no such file"):
         read_generation_record(tmp_path / "b.png")
+
+
+def test_a_file_in_memory_is_read_as_one_on_disk(tmp_path: Path) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    data = encode_png(picture)
+    np.testing.assert_array_equal(read_image(InMemoryFile("init", data)), picture)
+    with pytest.raises(ImageError, match="init: can't be read as an image"):
+        read_image(InMemoryFile("init", data[:60]))
+    with pytest.raises(ImageError, match="init: has 7 x 5 = 35 pixels, at most 34"):
+        read_image(InMemoryFile("init", data), max_pixels=34)
+
+
+def test_formats_that_nobody_sends_are_not_opened_from_memory(tmp_path: Path) -> None:
+    path = tmp_path / "picture.ppm"
+    Image.new("RGB", (4, 4)).save(path)
+    assert read_image(path).shape == (4, 4, 3)
+    with pytest.raises(ImageError, match="wanted PNG, JPEG, WebP, GIF or BMP"):
+        read_image(InMemoryFile("init", path.read_bytes()))
