@@ -383,13 +383,28 @@ class Pipeline:
             batch = _Batch(self, generator, request, start)
             codes = batch.draw()
             for i in range(len(codes)):
-                self._check_open()
-                picture = self._decode(codes[i], tiles=request.decode_tiles)
-                if request.originals is not None and request.kept is not None:
-                    keep = (request.kept[start + i] != FREE).reshape(codes[i].shape)
-                    picture = paste(picture, request.originals[start + i], keep)
+                picture = self.finish(request, start + i, codes[i])
                 batch.report(codes[i].size, finished=start + i + 1)
                 yield batch.pictures[i], codes[i], picture
+
+    def finish(self, request: Request, index: int, codes: Int64Array) -> ImageArray:
+        """Return picture ``index`` of a request, uint8 (H, W, C), from its codes int64 (h, w)."""
+        self._check_open()
+        picture = self._decode(codes, tiles=request.decode_tiles)
+        if request.originals is None or request.kept is None:
+            return picture
+        keep = (request.kept[index] != FREE).reshape(codes.shape)
+        return paste(picture, request.originals[index], keep)
+
+    @property
+    def code_generator(self) -> CodeGenerator:
+        """What draws this model's codes.
+
+        Raises
+        ------
+        ConditionError : the bundle is a VQGAN alone.
+        """
+        return self._checked_generator()
 
     def _decode(self, codes: Int64Array, *, tiles: bool) -> ImageArray:
         """Return the picture uint8 (H, W, C) of codes int64 (h, w)."""
@@ -405,7 +420,7 @@ class Pipeline:
             )
         return self._autoencoder.decode(codes, out=out)
 
-    def _decode_unfinished(self, codes: Int64Array) -> ImageArray:
+    def decode_unfinished(self, codes: Int64Array) -> ImageArray:
         """Return the picture uint8 (H, W, C) of codes (h, w) of which some are `FREE`: those are grey.
 
         The decoder sees the code nearest to the codebook's mean there, and its pixels are painted over.
@@ -512,7 +527,7 @@ class _Batch:
         request = self._request
         assert request.on_preview is not None
         for picture, grid in zip(self.pictures, codes, strict=True):
-            image = self._pipeline._decode_unfinished(grid)
+            image = self._pipeline.decode_unfinished(grid)
             preview = Preview(picture=picture, done_codes=int((grid != FREE).sum()), codes=grid, image=image)
             if request.on_preview(preview) is False:
                 self._cancel("on_preview", self._rows.start)
