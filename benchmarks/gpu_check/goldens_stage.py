@@ -46,7 +46,7 @@ def cuda_engine(golden: GoldenModel, device: Device) -> DeviceEngine:
 
 
 def check_golden(records: Records, golden: GoldenModel, engine: DeviceEngine, *, relative: float) -> None:
-    """Compare logits, and greedy codes alone and in a batch of three.
+    """Compare logits, and greedy codes alone, in a batch of three, and in one that reads the condition once.
 
     A greedy code may differ where the published one and ours are as near each other as the logits are exact; what
     follows it then differs too and isn't compared.
@@ -88,6 +88,8 @@ def check_golden(records: Records, golden: GoldenModel, engine: DeviceEngine, *,
     records.verify(f"golden {golden.name}: logits", logits_agree)
     records.verify(f"golden {golden.name}: greedy codes", lambda: greedy_agrees(1))
     records.verify(f"golden {golden.name}: greedy codes in a batch", lambda: greedy_agrees(3))
+    with engine.sharing_from(1):
+        records.verify(f"golden {golden.name}: greedy codes, condition shared", lambda: greedy_agrees(3))
 
 
 def _logits(engine: DeviceEngine, condition: npt.NDArray[np.int64], codes: npt.NDArray[np.int64]) -> npt.NDArray[Any]:

@@ -21,6 +21,7 @@ from trt_vqgan.runtime.gpu.cuda_operations import CudaOperations
 from trt_vqgan.runtime.gpu.decode_plan import DecodePlan, PlanSize
 from trt_vqgan.runtime.gpu.driver import DeviceEngine
 from trt_vqgan.runtime.gpu.executors.cuda import CudaExecutor
+from trt_vqgan.runtime.gpu.shared_prefix import PrefixSize
 from trt_vqgan.runtime.gpu.state import Drawing
 from trt_vqgan.runtime.sampler import Sampling
 from trt_vqgan.spec import TransformerSpec
@@ -90,6 +91,20 @@ def time_shape(records: Records, shape: Shape, device: Device, baselines: dict[t
                     label, f"{shape.name} B={batch}", seconds, work=work, baseline=baselines.get((name, batch))
                 )
             plan.free()
+        if batch > 1 and shape.condition > 1:
+            with records.part(f"step {shape.name} batch {batch}, condition shared"):
+                plan = step_plan(shape, device, operations, executor, batch=batch, shared=True)
+                plan.step()
+                seconds = stream_times(device.stream, plan.step)
+                work = step_work(spec, batch=batch, positions=shape.mean_positions, shared=shape.condition)
+                records.bench(
+                    "decode step, condition shared (baseline: torch, static cache, CUDA graph)",
+                    f"{shape.name} B={batch}",
+                    seconds,
+                    work=work,
+                    baseline=baselines.get(("static cache, CUDA graph", batch)),
+                )
+                plan.free()
         with records.part(f"pictures {shape.name} batch {batch}"):
             drawing = a_drawing(shape, batch=batch, done=0)
             engine.draw(drawing)
@@ -104,20 +119,34 @@ def time_shape(records: Records, shape: Shape, device: Device, baselines: dict[t
 
 
 def step_plan(
-    shape: Shape, device: Device, operations: CudaOperations, executor: CudaExecutor, *, batch: int
+    shape: Shape,
+    device: Device,
+    operations: CudaOperations,
+    executor: CudaExecutor,
+    *,
+    batch: int,
+    shared: bool = False,
 ) -> DecodePlan:
-    """Return a plan in the middle of its pictures: caches of zeros, `Shape.mean_positions` of them filled."""
+    """Return a plan in the middle of its pictures: caches of zeros, `Shape.mean_positions` of them filled.
+
+    With ``shared``, all pictures have one condition, which is kept and read once.
+    """
     drawing = a_drawing(shape, batch=batch, done=CODES // 2 - 20)  # 41 steps follow, half of them before the middle
+    prefix = PrefixSize(length=shape.condition, groups=1) if shared else None
     size = PlanSize(
         pictures=batch,
         guided=False,
-        capacity=bucket_length(shape.condition + CODES),
+        capacity=bucket_length(CODES if shared else shape.condition + CODES),
         num_codes=CODES,
+        prefix=prefix,
     )
     plan = DecodePlan(device, operations, executor, shape.spec, size=size, number=np.dtype(np.float16))
-    for layer in range(shape.spec.num_layers):
-        device.fill_zero(plan.cache.keys(layer))
-        device.fill_zero(plan.cache.values(layer))
+    for cache in (plan.cache, plan.prefix.cache) if plan.prefix is not None else (plan.cache,):
+        for layer in range(shape.spec.num_layers):
+            device.fill_zero(cache.keys(layer))
+            device.fill_zero(cache.values(layer))
+    if plan.prefix is not None:
+        plan.prefix.upload(np.zeros(batch, np.int32))
     device.fill_zero(plan.logits)
     drawing.upload(device, plan.state)
     plan.sample()

@@ -24,15 +24,22 @@ class DeviceCache:
     device : where it lies.
     spec : the transformer's sizes.
     batch : rows.
-    capacity : positions that a row may reach; rounded up to whole buckets.
+    capacity : positions that a row may reach; rounded up to ``whole_buckets``.
     number : float16, or float32 where a model is checked exactly.
     """
 
     def __init__(
-        self, device: Device, spec: TransformerSpec, *, batch: int, capacity: int, number: np.dtype[Any]
+        self,
+        device: Device,
+        spec: TransformerSpec,
+        *,
+        batch: int,
+        capacity: int,
+        number: np.dtype[Any],
+        whole_buckets: bool = True,
     ) -> None:
         self.batch = batch
-        self.capacity = bucket_length(capacity)
+        self.capacity = bucket_length(capacity) if whole_buckets else capacity
         self._device = device
         shape = (2 * spec.num_layers, batch, spec.num_heads, self.capacity, spec.head_size)
         self._values = device.allocate(shape, number)

@@ -9,13 +9,19 @@ import numpy as np
 import numpy.typing as npt
 
 from trt_vqgan.errors import BackendUnavailableError
-from trt_vqgan.kernels.launches.cached_attention import HEAD_SIZES, AttentionPlan, cached_attention, plan_attention
+from trt_vqgan.kernels.launches.cached_attention import (
+    HEAD_SIZES,
+    AttentionPlan,
+    PrefixAddresses,
+    cached_attention,
+    plan_attention,
+)
 from trt_vqgan.kernels.launches.embed_tokens import embed_tokens
 from trt_vqgan.kernels.launches.sample_codes import MAX_VOCABULARY, DecodeStateAddresses, sample_codes
 from trt_vqgan.runtime.device.arrays import DeviceArray
 from trt_vqgan.runtime.device.interface import Device, upload_new, zeros
 from trt_vqgan.runtime.gpu.activations import Activations
-from trt_vqgan.runtime.gpu.operations import AttentionWorkspace
+from trt_vqgan.runtime.gpu.operations import AttentionWorkspace, PrefixArrays
 from trt_vqgan.runtime.gpu.state import DeviceState
 from trt_vqgan.spec import TransformerSpec
 
@@ -71,7 +77,9 @@ class CudaOperations:
         self._tokens = upload_new(device, token_embedding.astype(np.float16, copy=False))
         self._positions = upload_new(device, position_embedding.astype(np.float16, copy=False))
 
-    def attention_workspace(self, *, batch: int, tokens: int, capacity: int) -> KernelWorkspace:
+    def attention_workspace(
+        self, *, batch: int, tokens: int, capacity: int, prefix_length: int = 0, prefix_sets: int = 0
+    ) -> KernelWorkspace:
         """Return a plan of the blocks and the memory that they need."""
         plan = plan_attention(
             batch=batch,
@@ -79,6 +87,8 @@ class CudaOperations:
             heads=self._spec.num_heads,
             head_size=self._spec.head_size,
             capacity=capacity,
+            prefix_length=prefix_length,
+            prefix_sets=prefix_sets,
         )
         partials = self._device.allocate((plan.partial_floats,), np.float32)
         return KernelWorkspace(plan, partials, zeros(self._device, (plan.tickets,), np.int32))
@@ -107,9 +117,15 @@ class CudaOperations:
         workspace: AttentionWorkspace,
         *,
         num_unmasked: int = 0,
+        prefix: PrefixArrays | None = None,
     ) -> None:
         """Launch attention."""
         assert isinstance(workspace, KernelWorkspace)
+        addresses = None
+        if prefix is not None:
+            addresses = PrefixAddresses(
+                keys=int(prefix.keys.pointer), values=int(prefix.values.pointer), members=int(prefix.members.pointer)
+            )
         for launch in cached_attention(
             dataclasses.replace(workspace.plan, num_unmasked=num_unmasked),
             qkv=int(work.qkv.pointer),
@@ -119,6 +135,7 @@ class CudaOperations:
             out=int(work.attended.pointer),
             partials=int(workspace.partials.pointer),
             tickets=int(workspace.tickets.pointer),
+            prefix=addresses,
         ):
             self._device.launch(launch)
 

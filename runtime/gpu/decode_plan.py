@@ -16,6 +16,7 @@ from trt_vqgan.runtime.gpu.activations import FLOAT, allocate_activations
 from trt_vqgan.runtime.gpu.cache import DeviceCache
 from trt_vqgan.runtime.gpu.executors.interface import Executor
 from trt_vqgan.runtime.gpu.operations import Operations
+from trt_vqgan.runtime.gpu.shared_prefix import PrefixCache, PrefixSize, Sharing
 from trt_vqgan.runtime.gpu.state import Drawing, allocate_state
 from trt_vqgan.spec import TransformerSpec
 
@@ -43,12 +44,14 @@ class PlanSize:
     guided : whether each has a second row.
     capacity : positions of the cache.
     num_codes : codes of a picture.
+    prefix : of the first positions that rows share; the cache then holds those behind them.
     """
 
     pictures: int
     guided: bool
     capacity: int
     num_codes: int
+    prefix: PrefixSize | None = None
 
     @property
     def rows(self) -> int:
@@ -56,13 +59,16 @@ class PlanSize:
         return 2 * self.pictures if self.guided else self.pictures
 
     @classmethod
-    def of(cls, drawing: Drawing) -> PlanSize:
+    def of(cls, drawing: Drawing, sharing: Sharing | None = None) -> PlanSize:
         """Return the size that a drawing runs at."""
+        prefix = None if sharing is None else PrefixSize.of(sharing)
+        positions = drawing.positions - (0 if prefix is None else prefix.length)
         return cls(
             pictures=bucket_size(drawing.batch),
             guided=drawing.guided,
-            capacity=bucket_length(drawing.positions),
+            capacity=bucket_length(max(positions, 1)),
             num_codes=drawing.codes.shape[1],
+            prefix=prefix,
         )
 
 
@@ -97,7 +103,14 @@ class DecodePlan:
         self.logits = device.allocate((size.rows, spec.vocab_size), FLOAT)
         self._work = allocate_activations(device, spec, batch=size.rows, tokens=1, number=number)
         self._input = self._work.x  # where each step finds its input, however often buffers were swapped
-        self._workspace = operations.attention_workspace(batch=size.rows, tokens=1, capacity=self.cache.capacity)
+        self.prefix: PrefixCache | None = None
+        shared = {}
+        if size.prefix is not None:
+            self.prefix = PrefixCache(device, spec, size=size.prefix, rows=size.rows, number=number)
+            shared = {"prefix_length": size.prefix.length, "prefix_sets": size.prefix.sets(size.rows)}
+        self._workspace = operations.attention_workspace(
+            batch=size.rows, tokens=1, capacity=self.cache.capacity, **shared
+        )
         self._graph: Graph | None = None
 
     def sample(self) -> None:
@@ -121,7 +134,12 @@ class DecodePlan:
         self._executor.first(work)
         for layer in range(self._spec.num_layers):
             self._operations.cached_attention(
-                work, self.cache.keys(layer), self.cache.values(layer), self.state.lengths, self._workspace
+                work,
+                self.cache.keys(layer),
+                self.cache.values(layer),
+                self.state.lengths,
+                self._workspace,
+                prefix=None if self.prefix is None else self.prefix.layer(layer),
             )
             if layer + 1 < self._spec.num_layers:
                 self._executor.middle(layer + 1, work)
@@ -135,6 +153,8 @@ class DecodePlan:
             self._graph.free()
             self._graph = None
         self.cache.free()
+        if self.prefix is not None:
+            self.prefix.free()
         self.state.free()
         self.logits.memory.free()
         self._work.free()

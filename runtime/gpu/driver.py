@@ -24,6 +24,7 @@ from trt_vqgan.runtime.gpu.decode_loop import DecodeLoop, OnCodes, OnSteps
 from trt_vqgan.runtime.gpu.decode_plan import DecodePlan, PlanPool, PlanSize
 from trt_vqgan.runtime.gpu.executors.interface import Executor
 from trt_vqgan.runtime.gpu.operations import Operations
+from trt_vqgan.runtime.gpu.shared_prefix import SHARE_FROM_BYTES, Sharing, find_sharing
 from trt_vqgan.runtime.gpu.state import Drawing
 from trt_vqgan.spec import TransformerSpec
 
@@ -45,6 +46,7 @@ class DeviceEngine:
     device : where it runs; closed with the engine.
     operations, executor : what computes, on that device.
     number : float16, or float32 where a model is checked exactly.
+    share_from : bytes that `find_sharing` asks for before pictures share the reading of equal prefixes.
     """
 
     def __init__(
@@ -55,11 +57,13 @@ class DeviceEngine:
         operations: Operations,
         executor: Executor,
         number: npt.DTypeLike = np.float16,
+        share_from: int = SHARE_FROM_BYTES,
     ) -> None:
         self.spec = spec
         self.device = device
         self.number: np.dtype[Any] = np.dtype(number)
         self._operations, self._executor = operations, executor
+        self._share_from = share_from
         self._plans = PlanPool(self._new_plan)
         self._lock = threading.RLock()
         self._closed = False
@@ -262,27 +266,60 @@ class DeviceEngine:
             )
         if not drawing.steps:
             return drawing.codes.copy()
-        with self._turn(), self._plans.lend(PlanSize.of(drawing)) as plan:
+        sharing = self._sharing(drawing)
+        with self._turn(), self._plans.lend(PlanSize.of(drawing, sharing)) as plan:
             drawing.upload(self.device, plan.state)
-            self._begin(plan, drawing)
+            if sharing is None:
+                self._begin(plan, drawing)
+            else:
+                self._begin_shared(plan, drawing, sharing)
             loop = DecodeLoop(
                 self.device, plan, drawing, on_steps=on_steps, on_codes=on_codes, show_after=frozenset(show_after)
             )
             return loop.run()
+
+    @contextlib.contextmanager
+    def sharing_from(self, share_from: int) -> Iterator[None]:
+        """Let pictures share prefixes from another saving on: 1 is always where there is any, for checks and times."""
+        before, self._share_from = self._share_from, share_from
+        try:
+            yield
+        finally:
+            self._share_from = before
+
+    def _sharing(self, drawing: Drawing) -> Sharing | None:
+        if drawing.steps == 1:
+            return None  # nothing is read behind the prefill
+        position_bytes = 2 * self.spec.hidden_size * self.number.itemsize
+        return find_sharing(drawing.prefixes, position_bytes=position_bytes, share_from=self._share_from)
+
+    def _begin_shared(self, plan: DecodePlan, drawing: Drawing, sharing: Sharing) -> None:
+        """Prefill each prefix once, where its rows will read it, and its last logits into those of its rows."""
+        assert plan.prefix is not None
+        places = self._places(plan, drawing)
+        group = np.full(plan.size.rows, -1, np.int32)
+        group[places] = sharing.group
+        plan.prefix.upload(group)
+        copies = [places[sharing.group == index].tolist() for index in range(len(sharing.tokens))]
+        self._begin_rows(plan, plan.prefix.cache, sharing.tokens, copies, first=0)
+
+    def _places(self, plan: DecodePlan, drawing: Drawing) -> Int64Array:
+        """Return the plan's row of each row of a drawing: those without their condition begin in its second half."""
+        rows = np.arange(len(drawing.prefixes))
+        return np.where(rows < drawing.batch, rows, rows + plan.size.pictures - drawing.batch)
 
     def _begin(self, plan: DecodePlan, drawing: Drawing) -> None:
         """Prefill the rows' prefixes into the plan's cache, and their last logits into its logits.
 
         Equal prefixes are computed once, and copied.
         """
-        batch, room = drawing.batch, plan.size.pictures
+        all_places = self._places(plan, drawing)
         by_length: dict[int, list[int]] = collections.defaultdict(list)
         for i, prefix in enumerate(drawing.prefixes):
             by_length[len(prefix)].append(i)
         for length, members in by_length.items():
             tokens = np.stack([drawing.prefixes[i] for i in members])
-            # rows without their condition begin in the second half of the bucket
-            places = np.array([i if i < batch else room + i - batch for i in members])
+            places = all_places[members]
             unique, which = np.unique(tokens, axis=0, return_inverse=True)
             if len(unique) == len(tokens) and (np.diff(places) == 1).all():
                 self._begin_rows(plan, plan.cache, tokens, places[:, None].tolist(), first=int(places[0]))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from trt_vqgan.kernels.reference.cached_attention import cached_attention
+from trt_vqgan.kernels.reference.cached_attention import SharedPrefix, cached_attention
 from trt_vqgan.kernels.reference.decode_state import FREE, KEEP_ALL, UNUSABLE, DecodeState, advance, guided_logits
 from trt_vqgan.runtime.code_weights import code_weights
 from trt_vqgan.runtime.device.arrays import DeviceArray
@@ -16,6 +17,23 @@ from trt_vqgan.runtime.gpu.activations import Activations
 from trt_vqgan.runtime.gpu.state import DeviceState
 from trt_vqgan.runtime.philox import random64
 from trt_vqgan.runtime.sampler import draw_from
+
+
+@dataclasses.dataclass(frozen=True)
+class PrefixArrays:
+    """The first positions of all rows of a layer, once for each group of rows that share them.
+
+    Attributes
+    ----------
+    keys, values : numbers (G, H, P, D).
+    group : int32 (B,), whose prefix each row continues; 0 for a row that idles.
+    members : int32 (sets, 17), the same as `trt_vqgan.kernels.launches.cached_attention.shared_rows` lists it.
+    """
+
+    keys: DeviceArray
+    values: DeviceArray
+    group: DeviceArray
+    members: DeviceArray
 
 
 class AttentionWorkspace(Protocol):
@@ -28,8 +46,13 @@ class AttentionWorkspace(Protocol):
 class Operations(Protocol):
     """The kernels of the driver, on one device and for one model's embeddings."""
 
-    def attention_workspace(self, *, batch: int, tokens: int, capacity: int) -> AttentionWorkspace:
-        """Return what `cached_attention` needs for ``batch`` rows of ``tokens`` tokens over ``capacity`` positions."""
+    def attention_workspace(
+        self, *, batch: int, tokens: int, capacity: int, prefix_length: int = 0, prefix_sets: int = 0
+    ) -> AttentionWorkspace:
+        """Return what `cached_attention` needs for ``batch`` rows of ``tokens`` tokens over ``capacity`` positions.
+
+        ``prefix_length`` more positions stand before those where rows share a prefix, in ``prefix_sets`` sets of rows.
+        """
 
     def embed_tokens(self, tokens: DeviceArray, positions: DeviceArray, x: DeviceArray) -> None:
         """Write the embeddings of ``tokens`` int32 (B, T) at ``positions`` int32 (B, T) to ``x`` float32 (B, T, d)."""
@@ -43,10 +66,12 @@ class Operations(Protocol):
         workspace: AttentionWorkspace,
         *,
         num_unmasked: int = 0,
+        prefix: PrefixArrays | None = None,
     ) -> None:
         """Append ``work.qkv`` to caches (B, H, S, D) at ``lengths`` int32 (B,) and write ``work.attended``.
 
-        Definition: `trt_vqgan.kernels.reference.cached_attention`.
+        With a ``prefix``, ``lengths`` count its positions, and the caches hold those behind it. Definition:
+        `trt_vqgan.kernels.reference.cached_attention`.
         """
 
     def sample_codes(self, logits: DeviceArray, state: DeviceState, x: DeviceArray) -> None:
@@ -81,7 +106,9 @@ class HostOperations:
         self._device = device
         self._tokens, self._positions = token_embedding, position_embedding
 
-    def attention_workspace(self, *, batch: int, tokens: int, capacity: int) -> NoWorkspace:
+    def attention_workspace(
+        self, *, batch: int, tokens: int, capacity: int, prefix_length: int = 0, prefix_sets: int = 0
+    ) -> NoWorkspace:
         """Return nothing."""
         return NoWorkspace()
 
@@ -100,11 +127,20 @@ class HostOperations:
         workspace: AttentionWorkspace,
         *,
         num_unmasked: int = 0,
+        prefix: PrefixArrays | None = None,
     ) -> None:
         """Append and attend."""
-        view = self._device.view
+        view, shared = self._device.view, None
+        if prefix is not None:
+            shared = SharedPrefix(keys=view(prefix.keys), values=view(prefix.values), group=view(prefix.group))
         cached_attention(
-            view(work.qkv), view(keys), view(values), view(lengths), view(work.attended), num_unmasked=num_unmasked
+            view(work.qkv),
+            view(keys),
+            view(values),
+            view(lengths),
+            view(work.attended),
+            num_unmasked=num_unmasked,
+            prefix=shared,
         )
 
     def sample_codes(self, logits: DeviceArray, state: DeviceState, x: DeviceArray) -> None:

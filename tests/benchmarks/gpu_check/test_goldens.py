@@ -53,8 +53,8 @@ def test_weights_are_those_of_the_checkpoint(golden: GoldenModel) -> None:
 
 def test_the_driver_is_right_in_float32(golden: GoldenModel, engine: DeviceEngine, tmp_path: Path) -> None:
     found = found_by(golden, engine, tmp_path, relative=LOGITS_FP32)
-    assert [record["ok"] for record in found] == [True] * 3
-    assert found[1]["detail"] == found[2]["detail"] == "equal"
+    assert [record["ok"] for record in found] == [True] * 4
+    assert {record["detail"] for record in found[1:]} == {"equal"}
 
 
 def test_the_cuda_executor_is_right_through_the_shim(golden: GoldenModel, tmp_path: Path) -> None:
@@ -63,8 +63,8 @@ def test_the_cuda_executor_is_right_through_the_shim(golden: GoldenModel, tmp_pa
     made = cuda_engine(golden, ShimDevice())
     found = found_by(shortened(golden, 24), made, tmp_path, relative=HALF_LOGITS_RELATIVE)
     made.close()
-    assert [record["ok"] for record in found] == [True] * 3
-    assert found[1]["detail"] == found[2]["detail"] == "equal"
+    assert [record["ok"] for record in found] == [True] * 4
+    assert {record["detail"] for record in found[1:]} == {"equal"}
 
 
 def shortened(golden: GoldenModel, count: int) -> GoldenModel:
@@ -79,7 +79,7 @@ def test_wrong_logits_and_codes_are_told(golden: GoldenModel, engine: DeviceEngi
     arrays["logits"] += 0.1
     arrays["greedy_indices"][0, 9] = (arrays["greedy_indices"][0, 9] + 1) % 128
     found = found_by(dataclasses.replace(golden, arrays=arrays), engine, tmp_path, relative=LOGITS_FP32)
-    assert [record["ok"] for record in found] == [False] * 3
+    assert [record["ok"] for record in found] == [False] * 4
     assert "code 9 is" in found[1]["detail"]
 
 

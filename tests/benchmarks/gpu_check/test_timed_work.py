@@ -83,12 +83,13 @@ def test_the_sampler_draws_on_and_on() -> None:
     np.testing.assert_array_equal(device.view(buffers._state.columns), [3, 3])
 
 
-def test_a_timed_step_draws_in_the_middle_of_its_pictures() -> None:
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_timed_step_draws_in_the_middle_of_its_pictures(shared: bool) -> None:
     device = KernelDevice()
     shape = Shape(name="tiny", spec=SPEC, condition=3)
     tensors = random_tensors(SPEC)
     operations = CudaOperations(device, SPEC, tensors["tok_emb.weight"], tensors["pos_emb"])
-    plan = step_plan(shape, device, operations, CudaExecutor(device, SPEC, tensors), batch=2)
+    plan = step_plan(shape, device, operations, CudaExecutor(device, SPEC, tensors), batch=2, shared=shared)
     for _ in range(2):
         plan.step()
     codes = device.view(plan.state.codes)

@@ -216,6 +216,25 @@ def test_drawn_codes_are_the_cpu_samplers_given_the_logits(cuda: Cuda, guidance_
             assert found[row, column] == (codes[row, column] if codes[row, column] != FREE else drawn)
 
 
+def test_a_condition_that_pictures_share_is_read_by_one_kernel(cuda: Cuda) -> None:
+    """Greedy codes of three pictures with two conditions, twice: the second time every step is a replay."""
+    one, other = np.arange(1, 30), np.arange(30, 1, -1)
+    prefixes = [one, other, one]
+    for _ in range(2):
+        del cuda.device.launched[:]
+        with cuda.engine.sharing_from(1):
+            found = cuda.engine.draw(drawing(prefixes))
+        layers = SPEC.num_layers
+        assert cuda.device.launched.count("cached_attention_prefix_32") == layers * (COUNT - 1)
+        assert cuda.device.launched.count("cached_attention_step_32") == layers * (COUNT - 1)
+        for row, prefix in enumerate(prefixes):
+            tokens = list(prefix)
+            for code in found[row]:
+                logits = cuda.logits(np.array([tokens]))[0, -1, :50]
+                assert code == logits.argmax() or logits.max() - logits[code] < 2 * DRIVER_HALF_LOGITS
+                tokens.append(int(code))
+
+
 def test_models_that_the_kernels_are_not_made_for() -> None:
     spec = dataclasses.replace(SPEC, num_heads=8)
     with pytest.raises(BackendUnavailableError, match="this model has heads of 8, wanted a multiple of 8 from 16"):
@@ -247,6 +266,17 @@ def test_a_freed_buffer_in_a_graph_is_noticed(cuda: Cuda) -> None:
     with pytest.raises(CudaError, match="an address of freed memory"):
         cuda.engine.draw(wanted)
     np.testing.assert_array_equal(cuda.engine.draw(wanted), right)
+
+
+def test_freed_prefixes_in_a_graph_are_noticed(cuda: Cuda) -> None:
+    wanted = drawing([np.array([1, 2])] * 2)
+    with cuda.engine.sharing_from(1):
+        right = cuda.engine.draw(wanted)
+        (plan,) = (plan for size, plan in cuda.engine._plans._plans.items() if size.prefix and size.pictures == 2)
+        plan.prefix.cache._values.memory.free()
+        with pytest.raises(CudaError, match=r"memory was freed|an address of freed memory"):
+            cuda.engine.draw(wanted)
+        np.testing.assert_array_equal(cuda.engine.draw(wanted), right)
 
 
 def test_lengths_advanced_twice_are_noticed(cuda: Cuda) -> None:
