@@ -8,7 +8,7 @@ PYTEST_ARGS ?=
 BIN   := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup check format test test-all bench bench-plots bench-compare gpu-check gpu-check-data wheel clean
+.PHONY: setup check format test test-all bench bench-peers bench-plots bench-compare gpu-check gpu-check-data wheel clean
 
 setup: $(READY)
 
@@ -50,6 +50,12 @@ bench: $(READY)
 	$(BIN)/python -m trt_vqgan.benchmarks.growth --json $(BENCHMARKS)/growth.json
 	$(BIN)/python -m trt_vqgan.benchmarks.decode_sizes --json $(BENCHMARKS)/sizes.json
 	$(MAKE) bench-plots
+
+# Other runtimes beside ours at the same shape and weights.
+bench-peers: $(READY)
+	$(BIN)/python -m pip install -q '.[peers]'
+	$(BIN)/python -m trt_vqgan.benchmarks.peers --json $(BENCHMARKS)/peers.json
+	$(BIN)/python -m trt_vqgan.benchmarks.markdown $(BENCHMARKS)/peers.json $(BENCHMARKS)/peers.md
 
 # Pages and plots of the reports that are there.
 bench-plots: $(READY)

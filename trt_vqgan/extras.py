@@ -10,6 +10,8 @@ from trt_vqgan.errors import MissingDependencyError
 PACKAGES_OF_EXTRAS = {
     "export": ("torch", "onnx", "yaml", "safetensors"),
     "plots": ("matplotlib",),
+    "peers": ("ctranslate2", "gguf", "llama_cpp", "openvino"),
+    "ray": ("ray",),
 }
 
 
