@@ -49,6 +49,10 @@ class ImageError(TrtVqganError):
     """An image file can't be read or written."""
 
 
+class TooLargeError(ImageError, ShapeError):
+    """A picture, or what is asked for, has more pixels than are allowed."""
+
+
 class BackendUnavailableError(TrtVqganError):
     """The backend or device that was asked for can't run here."""
 
