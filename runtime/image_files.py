@@ -14,7 +14,7 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-from trt_vqgan.errors import ImageError
+from trt_vqgan.errors import ImageError, TooLargeError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,8 +64,8 @@ def opened_image(source: Path | InMemoryFile, *, max_pixels: int) -> Iterator[Im
 
     Raises
     ------
-    ImageError : no such file, no image, a truncated one, or one of more than ``max_pixels`` pixels (looked at before
-        anything is decoded).
+    ImageError : no such file, no image, a truncated one.
+    TooLargeError : one of more than ``max_pixels`` pixels; looked at before anything is decoded.
     """
     if isinstance(source, Path) and not source.is_file():
         raise ImageError(f"{source}: {'is a folder' if source.is_dir() else 'no such file'}, wanted an image file")
@@ -83,7 +83,7 @@ def opened_image(source: Path | InMemoryFile, *, max_pixels: int) -> Iterator[Im
         except ImageError:
             raise
         except Image.DecompressionBombError:
-            raise ImageError(
+            raise TooLargeError(
                 f"{source}: has far more than the {max_pixels} pixels that are read; scale it down first"
             ) from None
         except UnidentifiedImageError:
@@ -99,9 +99,9 @@ def damaged(source: Path | InMemoryFile, error: Exception) -> ImageError:
 
 
 def check_pixels(source: Path | InMemoryFile, width: int, height: int, *, max_pixels: int) -> None:
-    """Raise ImageError for a picture of more than ``max_pixels`` pixels."""
+    """Raise TooLargeError for a picture of more than ``max_pixels`` pixels."""
     if width * height > max_pixels:
-        raise ImageError(
+        raise TooLargeError(
             f"{source}: has {width} x {height} = {width * height} pixels, at most {max_pixels} are read; "
             "scale the picture down first"
         )
