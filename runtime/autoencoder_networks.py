@@ -27,10 +27,6 @@ class Networks(Protocol):
     def pixels(self, grid: Int64Array) -> FloatArray:
         """Return the decoder's own output float32 (C, H, W) about [-1, 1] of codes int64 (h, w)."""
 
-    @property
-    def precision(self) -> str:
-        """Precision of the graphs that run, where it isn't what the manifest says of those for the CPU; else ""."""
-
     def describe(self) -> str:
         """Return what computes, for people."""
 

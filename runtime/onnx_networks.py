@@ -34,8 +34,6 @@ class OnnxNetworks:
     threads : threads of each session's pool.
     """
 
-    precision = ""
-
     def __init__(
         self, spec: AutoencoderSpec, *, codebook: FloatArray, encoder: Path | None, decoder: Path | None, threads: int
     ) -> None:

@@ -113,7 +113,7 @@ class Pipeline:
     ----------
     folder, manifest : the bundle, already checked; use `load`.
     threads : threads of each session's pool.
-    choice : what runs the transformer, and where. Encoders and decoders run through ONNX Runtime on the CPU.
+    choice : what runs it, and where.
     """
 
     def __init__(self, folder: Path, manifest: Manifest, *, threads: int, choice: BackendChoice = CPU_CHOICE) -> None:
@@ -131,11 +131,12 @@ class Pipeline:
     def backend_details(self) -> str:
         """What runs what, for people, such as "onnxruntime" or "cuda (…; encoder and decoder: onnxruntime, CPU)"."""
         models = self._models
-        if not models.transformer:
+        if not models.transformer and models.on_gpu is None:
             return self.backend
-        place = "" if models.device_engine is None else " on the CPU"
-        networks = f"encoder and decoder: {self._autoencoder.networks.describe()}{place}"
-        return f"{self.backend} ({models.transformer}; {networks})"
+        networks = self._autoencoder.networks
+        place = " on the CPU" if models.on_gpu is not None and not models.on_gpu.networks else ""
+        parts = [models.transformer] if models.transformer else []
+        return f"{self.backend} ({'; '.join([*parts, f'encoder and decoder: {networks.describe()}{place}'])})"
 
     @property
     def spec(self) -> ModelSpec:
@@ -150,13 +151,13 @@ class Pipeline:
     @property
     def precision(self) -> str:
         """Precision of the graphs, such as "fp32" or "decoder fp16 weights, transformer int8"."""
-        if self._models.device_engine is not None:
-            others = sorted((graph, kind) for graph, kind in self.manifest.precision.items() if graph != "transformer")
-            return ", ".join(f"{graph} {kind}" for graph, kind in [("transformer", "fp16"), *others])
-        kinds = set(self.manifest.precision.values())
+        precision = dict(self.manifest.precision)
+        if self._models.on_gpu is not None:
+            precision |= dict.fromkeys(self._models.on_gpu.graphs(precision), "fp16")
+        kinds = set(precision.values())
         if len(kinds) == 1:
             return kinds.pop()
-        return ", ".join(f"{graph} {kind}" for graph, kind in sorted(self.manifest.precision.items()))
+        return ", ".join(f"{graph} {kind}" for graph, kind in sorted(precision.items()))
 
     def close(self) -> None:
         """Release sessions and weights; every later call raises BundleError."""
@@ -386,6 +387,15 @@ class Pipeline:
                 picture = self.finish(request, start + i, codes[i])
                 batch.report(codes[i].size, finished=start + i + 1)
                 yield batch.pictures[i], codes[i], picture
+
+    def draw(self, request: Request) -> Iterator[tuple[int, Int64Array]]:
+        """Return an iterator of (picture number, codes int64 (h, w)) of a request; no picture is decoded."""
+        return self._draw(self._checked_generator(), request)
+
+    def _draw(self, generator: CodeGenerator, request: Request) -> Iterator[tuple[int, Int64Array]]:
+        for start in range(0, request.count, request.batch_size):
+            batch = _Batch(self, generator, request, start)
+            yield from zip(batch.pictures, batch.draw(), strict=True)
 
     def finish(self, request: Request, index: int, codes: Int64Array) -> ImageArray:
         """Return picture ``index`` of a request, uint8 (H, W, C), from its codes int64 (h, w)."""

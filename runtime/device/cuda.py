@@ -98,7 +98,9 @@ class CudaDevice:
         with self._checked("opening the GPU"):
             device = self._driver.Device(self.index)
             name, architecture = device.name(), tuple(device.compute_capability())
-            self.multiprocessors = int(device.get_attribute(self._driver.device_attribute.MULTIPROCESSOR_COUNT))
+            attribute = self._driver.device_attribute
+            self.multiprocessors = int(device.get_attribute(attribute.MULTIPROCESSOR_COUNT))
+            self.shared_limit = int(device.get_attribute(attribute.MAX_SHARED_MEMORY_PER_BLOCK_OPTIN))
         self.architecture: tuple[int, int] = (architecture[0], architecture[1])
         self._facts = DeviceFacts(name=name, architecture=f"sm_{architecture[0]}{architecture[1]}")
         if self.architecture < OLDEST_ARCHITECTURE:

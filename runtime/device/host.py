@@ -54,6 +54,7 @@ class HostDevice:
     index = 0
     stream = 0
     multiprocessors = 1
+    shared_limit = 99 << 10
 
     @property
     def kind(self) -> DeviceKind:

@@ -55,6 +55,10 @@ class Device(Protocol):
     def multiprocessors(self) -> int:
         """How many blocks of a kernel it needs at least to be busy."""
 
+    @property
+    def shared_limit(self) -> int:
+        """Dynamic shared memory in bytes that a block may have."""
+
     def describe(self) -> str:
         """Return what it is, for people."""
 

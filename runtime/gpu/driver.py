@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import threading
 from collections.abc import Collection, Iterator
 from typing import Any
 
@@ -26,6 +25,7 @@ from trt_vqgan.runtime.gpu.executors.interface import Executor
 from trt_vqgan.runtime.gpu.operations import Operations
 from trt_vqgan.runtime.gpu.shared_prefix import SHARE_FROM_BYTES, Sharing, find_sharing
 from trt_vqgan.runtime.gpu.state import Drawing
+from trt_vqgan.runtime.gpu.turns import DeviceTurns
 from trt_vqgan.spec import TransformerSpec
 
 Int64Array = npt.NDArray[np.int64]
@@ -43,9 +43,10 @@ class DeviceEngine:
     Parameters
     ----------
     spec : the transformer's sizes.
-    device : where it runs; closed with the engine.
+    device : where it runs; closed with the engine unless ``turns`` is given.
     operations, executor : what computes, on that device.
     number : float16, or float32 where a model is checked exactly.
+    turns : of the device, where other parts of the model use it too.
     share_from : bytes that `find_sharing` asks for before pictures share the reading of equal prefixes.
     """
 
@@ -57,6 +58,7 @@ class DeviceEngine:
         operations: Operations,
         executor: Executor,
         number: npt.DTypeLike = np.float16,
+        turns: DeviceTurns | None = None,
         share_from: int = SHARE_FROM_BYTES,
     ) -> None:
         self.spec = spec
@@ -65,7 +67,7 @@ class DeviceEngine:
         self._operations, self._executor = operations, executor
         self._share_from = share_from
         self._plans = PlanPool(self._new_plan)
-        self._lock = threading.RLock()
+        self._turns, self._owns_device = turns or DeviceTurns(device), turns is None
         self._closed = False
 
     def describe(self) -> str:
@@ -74,7 +76,7 @@ class DeviceEngine:
 
     def close(self) -> None:
         """Give the device's memory back; a second call does nothing."""
-        with self._lock:
+        with self._turns.alone():
             if self._closed:
                 return
             self._closed = True
@@ -84,14 +86,15 @@ class DeviceEngine:
                     self._executor.close()
                     self._operations.close()
             finally:
-                self.device.close()
+                if self._owns_device:
+                    self._turns.close()
 
     def _new_plan(self, size: PlanSize) -> DecodePlan:
         return DecodePlan(self.device, self._operations, self._executor, self.spec, size=size, number=self.number)
 
     @contextlib.contextmanager
     def _turn(self) -> Iterator[None]:
-        with self._lock, self.device.active():
+        with self._turns.turn():
             yield
 
     # --- the transformer ----------------------------------------------------------------------------------------------

@@ -1,7 +1,9 @@
-"""Opens the driver of a bundle's transformer on a GPU."""
+"""Opens what of a bundle runs on a GPU: the driver of its transformer, and the networks of its VQGANs."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ from trt_vqgan.errors import BackendUnavailableError
 from trt_vqgan.manifest import Manifest
 from trt_vqgan.runtime.backend_choice import ON_CPU, BackendChoice
 from trt_vqgan.runtime.bundle_engines import find_engine
+from trt_vqgan.runtime.bundle_vqgans import BundleVqgan
 from trt_vqgan.runtime.device.cuda import CudaDevice
 from trt_vqgan.runtime.engine_session import LoadedEngine
 from trt_vqgan.runtime.gpu.cuda_operations import CudaOperations, check_kernels_fit
@@ -25,16 +28,53 @@ from trt_vqgan.runtime.gpu.executors.tensorrt import (
     TensorRTExecutor,
 )
 from trt_vqgan.runtime.gpu.kernels import architecture, load_kernels
+from trt_vqgan.runtime.gpu.networks import DeviceNetworks
+from trt_vqgan.runtime.gpu.networks_opening import open_networks
+from trt_vqgan.runtime.gpu.turns import DeviceTurns
 from trt_vqgan.runtime.gpu.weights import Tensors, read_transformer_weights
 
 
-def open_on_gpu(choice: BackendChoice, folder: Path, manifest: Manifest) -> DeviceEngine:
-    """Return the driver of a bundle's transformer.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GpuModels:
+    """What runs on one GPU.
+
+    Attributes
+    ----------
+    turns : the GPU, closed with this.
+    engine : the transformer's driver; None for a VQGAN alone.
+    networks : of the VQGANs, by the name of their encoder's graph.
+    """
+
+    turns: DeviceTurns
+    engine: DeviceEngine | None
+    networks: dict[str, DeviceNetworks]
+
+    def graphs(self, names: Iterable[str]) -> list[str]:
+        """Return those of a bundle's graphs that it takes the place of."""
+        vqgans = {*self.networks, *(("decoder",) if "encoder" in self.networks else ())}
+        return [name for name in names if name in vqgans or (name == "transformer" and self.engine is not None)]
+
+    def close(self) -> None:
+        """Give everything back; a second call does nothing."""
+        try:
+            for networks in self.networks.values():
+                networks.close()
+            if self.engine is not None:
+                self.engine.close()
+        finally:
+            self.turns.close()
+
+
+def open_on_gpu(
+    choice: BackendChoice, folder: Path, manifest: Manifest, vqgans: Sequence[BundleVqgan] = ()
+) -> GpuModels:
+    """Return what runs a bundle's models.
 
     Parameters
     ----------
     choice : a backend on a GPU.
     folder, manifest : the bundle, already checked.
+    vqgans : those of the bundle.
 
     Raises
     ------
@@ -42,26 +82,40 @@ def open_on_gpu(choice: BackendChoice, folder: Path, manifest: Manifest) -> Devi
     BundleError : the weights aren't what the model says.
     """
     spec, graphs = manifest.model.transformer, manifest.gpu
-    assert spec is not None
     assert choice.gpu is not None
-    if graphs is None or graphs.weights is None:
+    if graphs is None:
         raise BackendUnavailableError(
             f"backend {choice.name} on a GPU: the bundle has no graphs for GPUs (export its checkpoint with --gpu); "
             f"{ON_CPU}"
         )
-    check_kernels_fit(spec)
-    tensors = read_transformer_weights(folder / graphs.weights, spec)
+    if spec is None and choice.name == "cuda":
+        raise BackendUnavailableError(
+            f"backend cuda: this bundle is a VQGAN alone, which --backend tensorrt runs on a GPU; {ON_CPU}"
+        )
+    tensors: Tensors = {}
+    if spec is not None:
+        assert graphs.weights is not None
+        check_kernels_fit(spec)
+        tensors = read_transformer_weights(folder / graphs.weights, spec)
     device = CudaDevice(choice.gpu)
+    turns = DeviceTurns(device)
     try:
-        with device.active():
+        with turns.turn():
             load_kernels(device)
-            operations = CudaOperations(device, spec, tensors["tok_emb.weight"], tensors["pos_emb"])
-            executor = _executor(choice, device, folder, manifest, tensors)
+            engine, networks = None, {}
+            if spec is not None:
+                operations = CudaOperations(device, spec, tensors["tok_emb.weight"], tensors["pos_emb"])
+                executor = _executor(choice, device, folder, manifest, tensors)
+                engine = DeviceEngine(
+                    spec, device, operations=operations, executor=executor, number=np.float16, turns=turns
+                )
+            if choice.name != "cuda":
+                networks = {each.encoder: open_networks(choice, turns, folder, manifest, each) for each in vqgans}
             device.synchronize()
     except BaseException:
-        device.close()
+        turns.close()
         raise
-    return DeviceEngine(spec, device, operations=operations, executor=executor, number=np.float16)
+    return GpuModels(turns=turns, engine=engine, networks=networks)
 
 
 def _executor(

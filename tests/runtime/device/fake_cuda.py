@@ -83,7 +83,7 @@ class FakeCuda:
                 return fake.architecture
 
             def get_attribute(self, attribute: str) -> int:
-                return {"multiprocessors": 132}[attribute]
+                return {"multiprocessors": 132, "shared": 227 << 10}[attribute]
 
             def retain_primary_context(self) -> Any:
                 fake.note("retain_primary_context")
@@ -184,7 +184,9 @@ class FakeCuda:
             memcpy_htod_async=lambda target, values, stream: fake.note("htod", target, values.nbytes, stream.handle),
             memcpy_dtoh_async=lambda values, source, stream: fake.note("dtoh", source, values.nbytes, stream.handle),
             memset_d8_async=lambda target, value, size, stream: fake.note("memset", target, value, size, stream.handle),
-            device_attribute=SimpleNamespace(MULTIPROCESSOR_COUNT="multiprocessors"),
+            device_attribute=SimpleNamespace(
+                MULTIPROCESSOR_COUNT="multiprocessors", MAX_SHARED_MEMORY_PER_BLOCK_OPTIN="shared"
+            ),
             event_flags=SimpleNamespace(DISABLE_TIMING=2),
             function_attribute=SimpleNamespace(MAX_DYNAMIC_SHARED_SIZE_BYTES="max_dynamic_shared"),
         )

@@ -18,7 +18,10 @@ SOURCES = (
     "bias.cu",
     "dense_step.cu",
     "embed_tokens.cu",
+    "gather_codes.cu",
     "layer_norm.cu",
+    "nearest_code.cu",
+    "pixels.cu",
     "sample_codes.cu",
 )
 

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 
 from tests.runtime.gpu.small_engines import host_engine
+from tests.runtime.gpu.small_networks import device_autoencoder, part_of
 from tests.runtime.test_golden import CONDITION_ARGUMENTS, Golden, open_golden
-from tests.tolerances import LOGITS_FP32
+from tests.tolerances import LOGITS_FP32, PICTURE_GREY_LEVELS
 from trt_vqgan.export.checkpoint import open_checkpoint
 from trt_vqgan.runtime.backend_choice import BackendChoice
 from trt_vqgan.runtime.code_generator import FREE
 from trt_vqgan.runtime.gpu import opening
 from trt_vqgan.runtime.gpu.code_generator import DeviceCodeGenerator
 from trt_vqgan.runtime.gpu.driver import DeviceEngine
+from trt_vqgan.runtime.gpu.opening import GpuModels
 from trt_vqgan.runtime.gpu.state import Drawing
+from trt_vqgan.runtime.gpu.turns import DeviceTurns
 from trt_vqgan.runtime.pipeline import Pipeline, Preview, Progress
 from trt_vqgan.runtime.sampler import Sampling
 from trt_vqgan.runtime.window_generator import WindowGenerator
@@ -138,21 +143,26 @@ def test_large_pictures_are_those_of_the_whole_graph(opened: OnDevice) -> None:
     np.testing.assert_array_equal(found[0], found[1])
 
 
-def test_the_pipeline_on_a_device(opened: OnDevice, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_pipeline_on_a_device(opened: OnDevice, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     if opened.golden.name != "class":
         pytest.skip("one kind of model is enough")
-    monkeypatch.setattr(opening, "open_on_gpu", lambda choice, folder, manifest: opened.engine)
+    pipe, turns = opened.golden.pipe, DeviceTurns(opened.engine.device)
+    weights = part_of(open_checkpoint(opened.golden.run).weights, "first_stage.")
+    networks: Any = device_autoencoder(tmp_path, pipe.spec.autoencoder, weights).networks
+    on_gpu = GpuModels(turns=turns, engine=opened.engine, networks={"encoder": networks})
+    monkeypatch.setattr(opening, "open_on_gpu", lambda choice, folder, manifest, vqgans: on_gpu)
     monkeypatch.setattr(opened.engine, "close", lambda: None)  # other tests go on with it
-    pipe = opened.golden.pipe
     seen: list[Any] = []
     with Pipeline(pipe._folder, pipe.manifest, threads=1, choice=BackendChoice(name="cuda", gpu=0)) as on_device:
         assert on_device.backend == "cuda"
-        assert "encoder and decoder: onnxruntime on the CPU" in on_device.backend_details
-        assert on_device.precision.startswith("transformer fp16, decoder fp32")
+        runtime = f"ONNX Runtime {ort.__version__}, CPU, CPU"
+        assert on_device.backend_details == f"cuda ({runtime}; encoder and decoder: {runtime})"
+        assert on_device.precision == "fp16", "what stands for the GPU here says so"
         result = on_device.generate(
             condition_codes=opened.golden.condition, greedy=True, on_progress=seen.append, on_preview=seen.append
         )
     np.testing.assert_array_equal(result.codes.reshape(1, -1), opened.golden.expected["greedy_indices"])
+    assert np.abs(result.images.astype(int) - pipe.decode(result.codes)).max() <= PICTURE_GREY_LEVELS
     previews = [item.done_codes for item in seen if isinstance(item, Preview)]
     assert previews == list(range(16, 256, 16))
     assert max(item.done_codes for item in seen if isinstance(item, Progress)) == 256

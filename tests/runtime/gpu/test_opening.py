@@ -38,8 +38,9 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
 
 
 def test_kernels_and_weights_are_loaded_and_given_back(bundle: tuple[Path, Manifest], fake: FakeCuda) -> None:
-    engine = open_on_gpu(CUDA, *bundle)
-    assert engine.describe() == "own CUDA kernels, cuBLASLt, NVIDIA Fake (cuda:0, sm_90)"
+    opened = open_on_gpu(CUDA, *bundle)
+    assert opened.engine is not None
+    assert opened.engine.describe() == "own CUDA kernels, cuBLASLt, NVIDIA Fake (cuda:0, sm_90)"
     assert [call[1] for call in fake.calls if call[0] == "cuModuleLoadDataEx"] == [3, 7]
     uploaded = sum(call[2] for call in fake.calls if call[0] == "htod")
     graphs = bundle[1].gpu
@@ -47,8 +48,8 @@ def test_kernels_and_weights_are_loaded_and_given_back(bundle: tuple[Path, Manif
     assert graphs.weights is not None
     stored = (bundle[0] / graphs.weights).stat().st_size
     assert 0.9 * stored < uploaded < 1.5 * stored, "all weights, some of them padded to whole tiles"
-    engine.close()
-    engine.close()
+    opened.close()
+    opened.close()
     gc.collect()
     assert fake.leaks() == {}
     assert fake.depth == 0
