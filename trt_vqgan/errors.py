@@ -79,3 +79,7 @@ class ClosingError(TrtVqganError):
 
 class DeadlineError(TrtVqganError):
     """The work was not finished by its deadline."""
+
+
+class JobError(TrtVqganError):
+    """A sampling job can't begin or go on: other settings, other files in its folder, or no workers."""

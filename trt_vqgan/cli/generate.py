@@ -17,12 +17,14 @@ from trt_vqgan.cli.commands import Interrupted
 from trt_vqgan.cli.conditions import check_condition, class_ids, file_condition, file_layout, read_codes
 from trt_vqgan.cli.demo import chosen_bundle, demo_option, example_codes, takes_examples
 from trt_vqgan.cli.editing import editing_arguments, editing_options
+from trt_vqgan.cli.jobs import check_ray, chosen_job, job_options, run_job
 from trt_vqgan.cli.outputs import picture_paths
 from trt_vqgan.cli.progress import CodesProgress
 from trt_vqgan.cli.records import Again, made_again
 from trt_vqgan.cli.sizes import SIZE_SETTINGS, size_arguments, size_options
 from trt_vqgan.cli.watching import Watcher, watching_options
 from trt_vqgan.errors import BundleError
+from trt_vqgan.runtime.demos import demo_bundle
 
 if TYPE_CHECKING:
     from trt_vqgan.runtime.fitting import Fit
@@ -82,6 +84,7 @@ MAX_SEED = (1 << 64) - 1
     help="Make the picture in this PNG again, from the settings that it carries.",
 )
 @click.option("--batch-size", type=click.IntRange(min=1), help="Pictures made at once; bounds memory.  [default: 8]")
+@job_options
 @options.running_options
 def generate(
     bundle: Path | None,
@@ -93,6 +96,10 @@ def generate(
     animate: Path | None,
     preview: int | None,
     batch_size: int | None,
+    ray: str | None,
+    workers: int | None,
+    shard_size: int | None,
+    codes_only: bool,
     backend: str,
     device: str | None,
     threads: int | None,
@@ -104,14 +111,25 @@ def generate(
     Without BUNDLE, the demo that ships with the package makes rendered landscapes. A class model without --class takes
     its classes in turn. Each PNG carries its settings, so that --from can make it again.
     """
+    of_one_run = {"grid": grid, "npz": npz, "animate": animate, "preview": preview, "source": source}
+    job = chosen_job(ray=ray, workers=workers, shard_size=shard_size, codes_only=codes_only, backend=backend,
+                     device=device, settings=of_one_run)  # fmt: skip
+    check_ray(job)
     record = _record(source, settings) if source is not None else None
-    with options.open_bundle(chosen_bundle(bundle, demo), backend=backend, device=device, threads=threads) as pipeline:
+    chosen = chosen_bundle(bundle, demo)
+    own_threads = threads if job is None or job.ray is None else None  # on Ray they are a worker's
+    with options.open_bundle(chosen, backend=backend, device=device, threads=own_threads) as pipeline:
         again = None
         if record is not None and source is not None:
             again = made_again(pipeline, record, source)
         arguments = _arguments(pipeline, settings, demo) if again is None else again.arguments
+        arguments |= {"batch_size": batch_size}
+        if job is not None:
+            request = pipeline.request(**arguments)
+            run_job(job, pipeline, request, out, bundle=chosen or demo_bundle(), threads=threads, as_json=as_json)
+            return
         work = _Work(
-            pipeline=pipeline, arguments=arguments | {"batch_size": batch_size}, out=out, grid=grid, npz=npz,
+            pipeline=pipeline, arguments=arguments, out=out, grid=grid, npz=npz,
             animate=animate, preview=preview, again=again,
         )  # fmt: skip
         start = time.perf_counter()

@@ -88,3 +88,42 @@ class PicturesProgress(_Progress):
         self._bar.clear()
         click.echo(line)
         self._bar.refresh()
+
+
+class ShardsProgress(_Progress):
+    """A bar over all shards of a job, with those that were there before; counts codes.
+
+    Parameters
+    ----------
+    total_shards, done_shards : all, and those that were there.
+    total_codes, done_codes : of them.
+    """
+
+    def __init__(self, total_shards: int, *, done_shards: int, total_codes: int, done_codes: int, quiet: bool) -> None:
+        super().__init__(quiet=quiet or done_shards == total_shards)
+        self._shards, self._total_shards = done_shards, total_shards
+        self._codes, self._total_codes, self._first = done_codes, total_codes, done_codes
+        self._start = time.perf_counter()
+
+    def within_shard(self, codes: int) -> None:
+        """Show ``codes`` of the shard that is made."""
+        self._show(self._codes + codes)
+
+    def finished(self, codes: int) -> None:
+        """Count a shard of ``codes`` codes."""
+        self._shards += 1
+        self._codes += codes
+        self._show(self._codes)
+
+    def _show(self, codes: int) -> None:
+        seconds = time.perf_counter() - self._start
+        if self._quiet or (self._bar is None and seconds < DELAY_SECONDS):
+            return
+        if self._bar is None:
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=self._total_codes, initial=self._first, unit="codes", unit_scale=True,
+                             mininterval=REDRAW_SECONDS, miniters=1, leave=False, file=sys.stderr)  # fmt: skip
+            self._bar.start_t -= seconds  # so that the time left is told from the first shard on
+        self._bar.set_postfix_str(f"{self._shards} of {self._total_shards} shards", refresh=False)
+        self._bar.update(codes - self._bar.n)
