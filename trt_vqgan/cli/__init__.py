@@ -12,6 +12,7 @@ from trt_vqgan.cli.bench import bench
 from trt_vqgan.cli.build import build
 from trt_vqgan.cli.codes import decode, encode
 from trt_vqgan.cli.commands import Commands, debug_option
+from trt_vqgan.cli.embedding import embedding_options
 from trt_vqgan.cli.export import export, verify
 from trt_vqgan.cli.generate import generate
 from trt_vqgan.cli.info import info
@@ -21,6 +22,7 @@ from trt_vqgan.cli.score import score
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(trt_vqgan.__version__, prog_name="trt-vqgan")
+@embedding_options
 @debug_option
 def main() -> None:
     """Pictures from taming-transformers checkpoints.
