@@ -36,6 +36,7 @@ class OtherError : public Error {
     X(DeadlineError)            \
     X(ClosingError)             \
     X(JobError)                 \
+    X(TooLargeError)            \
     X(Cancelled)
 
 #define TRT_VQGAN_ERROR_CLASS(name) \

@@ -114,7 +114,7 @@ def test_every_error_has_its_class() -> None:
     raised = {
         name for name, kind in vars(errors).items() if isinstance(kind, type) and kind.__module__ == errors.__name__
     }
-    assert raised - {"TrtVqganError"} <= listed
+    assert raised - {"TrtVqganError"} <= listed, "a new error belongs into errors.hpp too"
 
 
 def test_every_argument_of_generate_is_in_the_request() -> None:
