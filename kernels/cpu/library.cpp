@@ -1,36 +1,16 @@
 // The functions that other languages call. None throws; those that can fail return 0.
-#include <cstdio>
-#include <cstring>
 #include <new>
 
+#include "instructions.hpp"
 #include "transformer.hpp"
-
-namespace {
-
-// In the order of preference. What the processor lacks can't be chosen.
-const cpu::Kernels *choose(const char *name) {
-#if defined(__x86_64__)
-    __builtin_cpu_init();
-    const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-                        __builtin_cpu_supports("avx512vnni");
-    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    if (avx512 && (!*name || !strcmp(name, "avx512"))) return &cpu::kAvx512;
-    if (avx2 && (!*name || !strcmp(name, "avx2"))) return &cpu::kAvx2;
-#endif
-    if (!*name || !strcmp(name, "plain")) return &cpu::kPlain;
-    return nullptr;
-}
-
-}  // namespace
 
 #define CPU_EXPORT __attribute__((visibility("default")))
 
 extern "C" {
 
-// instructions: "avx512", "avx2", "plain", or "" for the best that this processor has. Null where it lacks them.
+// instructions: as for `choose`. Null where the processor lacks them.
 CPU_EXPORT void *cpu_open(const cpu::Sizes *sizes, int threads, const char *instructions) {
-    const cpu::Kernels *kernels = choose(instructions);
+    const cpu::Kernels *kernels = cpu::choose(instructions);
     if (!kernels) return nullptr;
     try {
         return new cpu::Transformer(*sizes, threads, *kernels);

@@ -1,24 +1,24 @@
 // Rows times a packed matrix: the same order of sums for one row as for many.
 #pragma once
 
-#include "activations.hpp"
+#include "finish.hpp"
 #include "kernels.hpp"
 
 namespace {
 
 #if defined(CPU_AVX512)
-constexpr int kMaxRows = 12;  // 24 accumulators of 32 registers
+constexpr int kMaxRows = 12;     // 24 accumulators of 32 registers
+constexpr int kMaxCodeRows = 8;  // each with accumulators of integers too
 #elif defined(CPU_AVX2)
-constexpr int kMaxRows = 3;
+constexpr int kMaxRows = 3, kMaxCodeRows = 3;
 #else
-constexpr int kMaxRows = 2;
+constexpr int kMaxRows = 2, kMaxCodeRows = 2;
 #endif
 
 constexpr int kDepth = 256;  // inputs of a panel (32 KiB of floats) that stay in the first cache level for many rows
 // How far in front of what is read a panel is fetched, into the second cache level. Of 1 to 16 KiB into either level
 // this was the best for 2 to 16 rows (10 to 25 % over 2 KiB into the first), and none mattered for one row.
 constexpr int kAheadBytes = 4096;
-constexpr int kPanel = cpu::kPanel;
 
 // tile (R, 32) += x (R, count) w (count, 32); `ahead` is how far in front of what is read memory is asked for more
 template <int R>
@@ -87,17 +87,17 @@ void product_codes(const int8_t *q, size_t q_stride, const float *scales, const 
         for (int h = 0; h < 2; h++) store(tile + r * kPanel + h * kLanes, total[r][h]);
 }
 
-// Calls `f` with the number of rows, 1 ... kMaxRows, as a type.
+// Calls `f` with the number of rows, 1 ... Max, as a type.
 template <int R>
 struct Count {
     static constexpr int value = R;
 };
-template <int R, typename F>
+template <int Max, int R = 1, typename F>
 inline void with_rows(int rows, F f) {
     if (rows == R)
         f(Count<R>());
-    else if constexpr (R < kMaxRows)
-        with_rows<R + 1>(rows, f);
+    else if constexpr (R < Max)
+        with_rows<Max, R + 1>(rows, f);
 }
 
 inline void multiply_rows(const cpu::Matrix &m, const uint8_t *panel, const cpu::Rows &in, int row, int rows, int first,
@@ -105,7 +105,8 @@ inline void multiply_rows(const cpu::Matrix &m, const uint8_t *panel, const cpu:
     if (m.bits == 32) {
         const float *x = in.x + row * in.stride + first;
         const float *w = (const float *)panel + size_t(first) * kPanel;
-        with_rows<1>(rows, [&](auto r) { product_fp32<decltype(r)::value>(x, in.stride, w, count, ahead, tile); });
+        with_rows<kMaxRows>(rows,
+                            [&](auto r) { product_fp32<decltype(r)::value>(x, in.stride, w, count, ahead, tile); });
         return;
     }
     const size_t block_bytes = 2 * kPanel + size_t(m.block) * m.bits / 8 * kPanel;
@@ -113,30 +114,20 @@ inline void multiply_rows(const cpu::Matrix &m, const uint8_t *panel, const cpu:
     const float *scales = in.scales + row * in.block_stride + first;
     const int32_t *sums = in.sums + row * in.block_stride + first;
     const uint8_t *w = panel + first * block_bytes;
-    with_rows<1>(rows, [&](auto r) {
+    with_rows<kMaxCodeRows>(rows, [&](auto r) {
         constexpr int R = decltype(r)::value;
         auto product = m.bits == 8 ? product_codes<R, 8> : product_codes<R, 4>;
         product(q, in.q_stride, scales, sums, in.block_stride, w, count, m.block, ahead, tile);
     });
 }
 
-inline void finish_row(const cpu::PanelTask &t, const float *tile, float *out, int columns) {
-    for (int i = 0; i < columns; i += kLanes) {
-        F16 y = load(tile + i);
-        if (t.finish == cpu::Finish::kGelu) y = gelu(y);
-        if (t.finish == cpu::Finish::kAdd) y = add(load_part(out + i, columns - i, 0.0f), y);
-        store_part(out + i, y, columns - i);
-    }
-}
-
 void panel(const cpu::PanelTask &t) {
     const cpu::Matrix &m = *t.matrix;
     const uint8_t *data = m.data + t.panel * m.panel_bytes;
     const int rows = t.last - t.first;
-    for (int r = 0; r < rows; r++)
-        for (int i = 0; i < kPanel; i += kLanes) store(t.tile + r * kPanel + i, load(m.bias + t.panel * kPanel + i));
+    begin_tile(t);
     const int depth = m.bits == 32 ? m.inputs : m.blocks;
-    const int groups = (rows + kMaxRows - 1) / kMaxRows;
+    const int most = m.bits == 32 ? kMaxRows : kMaxCodeRows, groups = (rows + most - 1) / most;
     const int step = groups == 1 ? depth : m.bits == 32 ? kDepth : 4 * kDepth / m.block;
     const size_t step_bytes = m.panel_bytes / depth * step;
     for (int first = 0; first < depth; first += step) {
@@ -148,10 +139,7 @@ void panel(const cpu::PanelTask &t) {
             multiply_rows(m, data, *t.rows, t.first + begin, end - begin, first, count, ahead, t.tile + begin * kPanel);
         }
     }
-    const int left = t.columns - t.panel * kPanel;
-    for (int r = 0; r < rows; r++)
-        finish_row(t, t.tile + r * kPanel, t.out + (t.first + r) * t.out_stride + t.panel * kPanel,
-                   left < kPanel ? left : kPanel);
+    finish_tile(t);
 }
 
 }  // namespace

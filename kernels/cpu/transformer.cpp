@@ -38,7 +38,7 @@ Transformer::Transformer(const Sizes &s, int threads, const Kernels &kernels)
     width_stride_ = row_stride(s.width);
     qkv_stride_ = row_stride(3 * s.width);
     hidden_stride_ = row_stride(4 * s.width);
-    q_stride_ = rounded(4 * s.width, 64);
+    q_stride_ = rounded(4 * s.width, 64) + 64;
     block_stride_ = q_stride_ / 32;
 }
 

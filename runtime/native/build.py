@@ -8,6 +8,7 @@ whole: so any number of processes may build or load at once, and an old library 
 from __future__ import annotations
 
 import functools
+import os
 import platform
 import shutil
 import subprocess
@@ -31,7 +32,8 @@ _KERNELS: dict[str, tuple[str, ...]] = {
     "kAvx2": ("-mavx2", "-mfma", "-mf16c", "-DCPU_AVX2"),
     "kAvx512": (*_AVX512, "-DCPU_AVX512"),
 }
-_OTHERS = ("library", "packing", "thread_pool", "transformer")
+_AMX = ("-mamx-tile", "-mamx-int8")  # GCC 11, Clang 12
+_OTHERS = ("instructions", "library", "packing", "thread_pool", "transformer")
 
 
 def find_library() -> Path | None:
@@ -79,15 +81,21 @@ def find_compiler() -> str | None:
 
 
 def _library_path() -> Path:
-    version = source_hash(SOURCES, (".cpp", ".hpp"), options=(_OPTIONS, _KERNELS, platform.machine(), sys.platform))
+    version = source_hash(
+        SOURCES, (".cpp", ".hpp"), options=(_OPTIONS, _KERNELS, _AMX, platform.machine(), sys.platform)
+    )
     return cache_folder() / f"transformer-{version}.so"
 
 
 def _compile(compiler: str, folder: Path, say: Say | None) -> Path:
     """Return the library, compiled inside ``folder``."""
-    tables = _KERNELS if platform.machine() in ("x86_64", "AMD64") else {"kPlain": ()}
+    wide = platform.machine() in ("x86_64", "AMD64")
+    tables = _KERNELS if wide else {"kPlain": ()}
     objects = [(f"{name}.o", "kernels.cpp", (*options, f"-DCPU_TABLE={name}")) for name, options in tables.items()]
-    objects += [(f"{name}.o", f"{name}.cpp", ()) for name in _OTHERS]
+    tiles = wide and sys.platform == "linux" and _knows(compiler, _AMX)
+    objects += [(f"{name}.o", f"{name}.cpp", ("-DCPU_AMX",) if tiles else ()) for name in _OTHERS]
+    if tiles:
+        objects.append(("amx.o", "amx.cpp", (*_KERNELS["kAvx512"], *_AMX)))
     commands = [
         [compiler, *_OPTIONS, *options, "-c", str(SOURCES / source), "-o", str(folder / target)]
         for target, source, options in objects
@@ -101,6 +109,11 @@ def _compile(compiler: str, folder: Path, say: Say | None) -> Path:
     library = folder / "transformer.so"
     _run([compiler, "-shared", "-pthread", *(str(folder / target) for target, _, _ in objects), "-o", str(library)])
     return library
+
+
+def _knows(compiler: str, options: tuple[str, ...]) -> bool:
+    command = [compiler, *options, "-fsyntax-only", "-x", "c++", os.devnull, "-o", os.devnull]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
 def _run(command: list[str]) -> None:

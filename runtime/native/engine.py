@@ -37,7 +37,7 @@ class NativeEngine:
     spec : the transformer's sizes.
     threads : threads that work on a run, the caller's included.
     library : the shared library; by default the one of this machine, compiled if need be.
-    instructions : "avx512", "avx2" or "plain"; by default the best that the processor has.
+    instructions : "amx", "avx512", "avx2" or "plain"; by default the best that the processor has.
 
     Raises
     ------
@@ -64,7 +64,7 @@ class NativeEngine:
 
     @property
     def instructions(self) -> str:
-        """The instruction set that runs, such as "AVX-512 VNNI"."""
+        """The instruction set that runs, such as "AVX-512 VNNI, AMX"."""
         name: bytes = self._library.cpu_instructions(self._model)
         return name.decode()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -77,6 +78,21 @@ def test_a_compiler_that_fails_leaves_nothing(cache: Path, tools: Path) -> None:
     with pytest.raises(BackendUnavailableError, match=r"can't compile.*x.cpp:1:2: error: too old"):
         build.built_library()
     assert not list(cache.iterdir())
+
+
+def test_a_compiler_without_tiles_builds_the_rest(cache: Path, tools: Path) -> None:
+    """GCC 10 knows no AMX; the library then has all else."""
+    fake_compiler(tools, '[ "$out" = /dev/null ] && exit 1; echo library > "$out"')
+    assert build.built_library().is_file()
+    calls = (tools / "log").read_text().splitlines()
+    assert not any("-DCPU_AMX" in call or "amx.cpp" in call for call in calls)
+    build.built_library().unlink()
+    fake_compiler(tools, '[ "$out" = /dev/null ] || echo library > "$out"')
+    build.built_library()
+    if sys.platform == "linux" and platform.machine() == "x86_64":
+        calls = (tools / "log").read_text().splitlines()
+        assert any("amx.cpp" in call for call in calls)
+        assert any("instructions.cpp" in call and "-DCPU_AMX" in call for call in calls)
 
 
 def test_a_folder_that_can_not_be_written(tools: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -15,11 +16,12 @@ from tests.tolerances import INT8_ENGINES, LOGITS_FP32, LOGITS_INT8_SMALL
 from trt_vqgan.errors import BackendUnavailableError, BundleError, ShapeError
 from trt_vqgan.runtime.native.build import find_compiler, find_library
 from trt_vqgan.runtime.native.engine import NativeEngine
+from trt_vqgan.runtime.native.graph_weights import GraphWeights
 
 if find_compiler() is None and find_library() is None:
     pytest.skip("no C++ compiler on this machine", allow_module_level=True)
 
-INSTRUCTIONS = ("avx512", "avx2", "plain")
+INSTRUCTIONS = ("amx", "avx512", "avx2", "plain")
 SIZES = [
     {},
     {"num_heads": 1, "hidden_size": 104},  # head size 104
@@ -158,10 +160,66 @@ def test_small_and_large_runs_alternate(folder: Path, model: SmallModel) -> None
         np.testing.assert_array_equal(all_rows(engine, tokens), wanted)
 
 
-def test_wide_registers_do_not_change_a_bit(folder: Path, model: SmallModel) -> None:
+@pytest.mark.parametrize("name", ["avx512", "amx"])
+def test_wide_registers_do_not_change_a_bit(folder: Path, model: SmallModel, name: str) -> None:
     tokens = random_tokens(model.spec, 3, 70)
-    found = [all_rows(open_native(folder, model, instructions=name), tokens) for name in ("avx2", "avx512")]
+    found = [all_rows(open_native(folder, model, instructions=each), tokens) for each in ("avx2", name)]
     np.testing.assert_array_equal(found[0], found[1])
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        (precision, sizes)
+        for precision in ("int8", "int4")
+        for sizes in (
+            {"num_heads": 3, "hidden_size": 60},  # blocks, panels and registers that are filled in part
+            {"num_heads": 4, "hidden_size": 256, "vocab_size": 33},  # more inputs than are unpacked together
+        )
+    ],
+    ids=str,
+)
+def tiled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> TiledModel:
+    precision, sizes = request.param
+    folder = tmp_path_factory.mktemp("tiled")
+    model = make_model(folder, precision=precision, num_layers=1, **sizes)
+    return TiledModel(folder, model, *(open_native(folder, model, instructions=name) for name in ("avx512", "amx")))
+
+
+@dataclasses.dataclass(frozen=True)
+class TiledModel:
+    folder: Path
+    model: SmallModel
+    without: NativeEngine
+    tiles: NativeEngine
+
+
+@pytest.mark.parametrize("rows", [7, 8, 11, 12, 13, 16, 17, 31, 33, 47, 100])
+def test_tiles_do_not_change_a_bit(tiled: TiledModel, rows: int) -> None:
+    tokens = random_tokens(tiled.model.spec, 1, rows)
+    np.testing.assert_array_equal(all_rows(tiled.tiles, tokens), all_rows(tiled.without, tokens))
+
+
+def test_a_wrong_code_is_noticed_through_tiles(tiled: TiledModel, tmp_path: Path) -> None:
+    """A planted fault: one bit of the last code of a block."""
+    name, spec = "blocks.0.mlp.2", tiled.model.spec
+    for file in tiled.folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    weights = GraphWeights(tmp_path / "transformer.onnx")
+    shape = weights.shape(f"{name}.codes")
+    codes = np.array(weights.array(f"{name}.codes", shape, np.uint8))
+    data = np.memmap(tmp_path / "transformer.onnx.data", dtype=np.uint8, mode="r+")
+    start = bytes(data).index(codes.tobytes())
+    data[start + shape[2] - 1] ^= 16
+    data.flush()
+    tokens = random_tokens(spec, 1, 40)
+    damaged = all_rows(open_native(tmp_path, tiled.model, instructions="amx"), tokens)
+    assert not np.array_equal(damaged, all_rows(tiled.without, tokens))
+
+
+def test_the_library_says_that_it_uses_tiles(tiled: TiledModel) -> None:
+    assert tiled.tiles.instructions == "AVX-512 VNNI, AMX"
+    assert tiled.without.instructions == "AVX-512 VNNI"
 
 
 @pytest.mark.parametrize("num_unmasked", [0, 30])

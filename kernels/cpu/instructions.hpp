@@ -1,0 +1,11 @@
+// Which instructions this processor has.
+#pragma once
+
+#include "kernels.hpp"
+
+namespace cpu {
+
+// "amx", "avx512", "avx2", "plain", or "" for the best that this processor has. Null where it lacks them.
+const Kernels *choose(const char *name);
+
+}  // namespace cpu
