@@ -7,7 +7,7 @@
 namespace {
 
 #if defined(CPU_AVX512)
-constexpr int kMaxQueries = 4, kKeyBlocks = 4, kValueLanes = 4;
+constexpr int kMaxQueries = 6, kKeyBlocks = 4, kValueLanes = 4;
 #elif defined(CPU_AVX2)
 constexpr int kMaxQueries = 2, kKeyBlocks = 2, kValueLanes = 2;
 #else
@@ -96,6 +96,10 @@ void attend(const cpu::AttentionTask &t) {
     if constexpr (kMaxQueries >= 4) {
         if (t.count == 3) attend_queries<3>(t);
         if (t.count == 4) attend_queries<4>(t);
+    }
+    if constexpr (kMaxQueries >= 6) {
+        if (t.count == 5) attend_queries<5>(t);
+        if (t.count == 6) attend_queries<6>(t);
     }
 }
 

@@ -6,7 +6,8 @@
 
 namespace cpu {
 
-constexpr int kPanel = 32;  // outputs that lie side by side in a packed matrix
+constexpr int kPanel = 32;       // outputs that lie side by side in a packed matrix
+constexpr int kMostQueries = 6;  // of one head whose attention is computed together
 
 // A matrix (outputs, inputs) of a dense layer, packed in panels of 32 outputs that are read from front to back:
 //   bits 32: for each input 32 floats.
@@ -54,12 +55,12 @@ struct PanelTask {
 // 16 positions, (block, channel, 16); values as (position, value_stride).
 struct AttentionTask {
     int count;
-    const float *query[4];
-    float *out[4];
-    int visible[4];  // leading positions that each query sees, at least 1
+    const float *query[kMostQueries];
+    float *out[kMostQueries];
+    int visible[kMostQueries];  // leading positions that each query sees, at least 1
     const float *keys, *values;
     int head_size, value_stride;
-    float *scores;  // scratch, 4 x positions rounded up to 16
+    float *scores;  // scratch, count x positions rounded up to 16
 };
 
 struct Kernels {

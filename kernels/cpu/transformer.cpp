@@ -10,7 +10,7 @@ namespace {
 constexpr int kGroupRows = 768;  // rows that go through the layers together; their buffers stay in the caches
 constexpr int kTaskRows = 384;   // rows of one piece of a product
 constexpr int kAlone = 2;        // rows that every thread normalises for itself, which costs less than waiting
-constexpr int kQueriesATask = 16;
+constexpr int kQueriesATask = 24;
 constexpr double kAloneUs = 40;  // a layer's time on one thread that isn't worth five meetings of several
 
 int rounded(int n, int to) {
@@ -89,7 +89,7 @@ void Transformer::resize(int rows, int chosen, int longest) {
     grow(b.inputs.scales, rows * block_stride_);
     grow(b.inputs.sums, rows * block_stride_);
     for (Own &own : own_) {
-        grow(own.scores, 4 * size_t(rounded(longest, 16)));
+        grow(own.scores, kMostQueries * size_t(rounded(longest, 16)));
         grow(own.tile, size_t(std::min(rows, kTaskRows)) * kPanel);
         grow(own.inputs.normed, kAlone * width_stride_);
         grow(own.inputs.q, kAlone * q_stride_);
