@@ -30,17 +30,21 @@ class BackendChoice:
     ----------
     name : which.
     gpu : number of the GPU; None on the CPU.
+    deterministic : pictures have the same codes whatever others run beside them; on the CPU they always have.
     """
 
     name: BackendName = "onnxruntime"
     gpu: int | None = None
+    deterministic: bool = False
 
 
 CPU_CHOICE = BackendChoice()
 """What runs every bundle."""
 
 
-def choose_backend(backend: str, device: str | None, folder: Path, manifest: Manifest) -> BackendChoice:
+def choose_backend(
+    backend: str, device: str | None, folder: Path, manifest: Manifest, *, deterministic: bool = False
+) -> BackendChoice:
     """Return what runs a bundle.
 
     Parameters
@@ -50,6 +54,7 @@ def choose_backend(backend: str, device: str | None, folder: Path, manifest: Man
         the first picture; else ONNX Runtime.
     device : "cpu", "cuda" or "cuda:N"; None for what suits the backend.
     folder, manifest : the bundle.
+    deterministic : leaves of the backends on a GPU only "cuda", where we know in which order everything is added.
 
     Raises
     ------
@@ -60,13 +65,18 @@ def choose_backend(backend: str, device: str | None, folder: Path, manifest: Man
         raise BackendUnavailableError(f"backend: found {backend!r}, wanted one of {', '.join(BACKENDS)}")
     gpu = None if device is None else parse_device(device)
     if backend == "auto":
-        return _best(device, gpu, folder, manifest)
+        return _best(device, gpu, folder, manifest, deterministic=deterministic)
+    if deterministic and (backend == "tensorrt" or (backend == "onnxruntime" and gpu is not None)):
+        raise BackendUnavailableError(
+            f"deterministic on a GPU: found backend {backend}, whose kernels follow from the batch; wanted cuda, or "
+            "the CPU, where it needs nothing"
+        )
     if backend == "onnxruntime":
-        return BackendChoice(gpu=gpu)
+        return BackendChoice(gpu=gpu, deterministic=deterministic)
     if backend == "native":
         if gpu is not None:
             raise BackendUnavailableError(f"backend native: found device {device}, wanted cpu, which is where it runs")
-        return BackendChoice(name="native")
+        return BackendChoice(name="native", deterministic=deterministic)
     for name in GPU_BACKENDS:
         if name == backend:
             if device is not None and gpu is None:
@@ -76,22 +86,25 @@ def choose_backend(backend: str, device: str | None, folder: Path, manifest: Man
             report = backend_reports(folder, manifest)[name]
             if not report.usable:
                 raise BackendUnavailableError(f"backend {name} can't run here: {report.text}; {ON_CPU}")
-            return BackendChoice(name=name, gpu=gpu or 0)
+            return BackendChoice(name=name, gpu=gpu or 0, deterministic=deterministic)
     raise AssertionError(f"{backend} is one of {BACKENDS}")
 
 
-def _best(device: str | None, gpu: int | None, folder: Path, manifest: Manifest) -> BackendChoice:
+def _best(
+    device: str | None, gpu: int | None, folder: Path, manifest: Manifest, *, deterministic: bool
+) -> BackendChoice:
+    names: tuple[BackendName, ...] = ("cuda",) if deterministic else GPU_BACKENDS
     if device is not None and gpu is None:
         return _best_on_cpu(manifest)
     if device is None and manifest.gpu is None:
         return _best_on_cpu(manifest)
     reports = backend_reports(folder, manifest)
-    for name in GPU_BACKENDS:
+    for name in names:
         if reports[name].usable:
-            return BackendChoice(name=name, gpu=gpu or 0)
+            return BackendChoice(name=name, gpu=gpu or 0, deterministic=deterministic)
     if device is None:
         return _best_on_cpu(manifest)
-    reasons = "; ".join(f"{name}: {reports[name].text}" for name in GPU_BACKENDS)
+    reasons = "; ".join(f"{name}: {reports[name].text}" for name in names)
     raise BackendUnavailableError(f"device {device} can't run this bundle: {reasons}; {ON_CPU}")
 
 

@@ -32,17 +32,42 @@ def run(records: Records, settings: Settings) -> None:
         found = True
         with records.part(f"golden {golden.name}"), open_gpu(settings.gpu) as device:
             check_golden(records, golden, cuda_engine(golden, device), relative=HALF_LOGITS_RELATIVE)
+            check_deterministic(records, golden, cuda_engine(golden, device, deterministic=True))
     if not found:
         records.skip("goldens", f"{settings.goldens} has none; --prepare writes it where torch and onnx are installed")
     for name in ("tensorrt", "onnxruntime"):
         records.skip(f"goldens on {name}", "the golden models are carried as weights, without engines and graphs")
 
 
-def cuda_engine(golden: GoldenModel, device: Device) -> DeviceEngine:
+def cuda_engine(golden: GoldenModel, device: Device, *, deterministic: bool = False) -> DeviceEngine:
     """Return the driver of a golden model with the ``cuda`` executor."""
-    operations = CudaOperations(device, golden.spec, golden.tensors["tok_emb.weight"], golden.tensors["pos_emb"])
-    executor = CudaExecutor(device, golden.spec, golden.tensors)
-    return DeviceEngine(golden.spec, device, operations=operations, executor=executor)
+    embeddings = golden.tensors["tok_emb.weight"], golden.tensors["pos_emb"]
+    operations = CudaOperations(device, golden.spec, *embeddings, deterministic=deterministic)
+    executor = CudaExecutor(device, golden.spec, golden.tensors, deterministic=deterministic)
+    return DeviceEngine(golden.spec, device, operations=operations, executor=executor, deterministic=deterministic)
+
+
+def check_deterministic(records: Records, golden: GoldenModel, engine: DeviceEngine) -> None:
+    """Compare the bits of a picture's logits alone with those beside 2, 7 and 10 others, in prefill and in steps."""
+    known = np.concatenate([golden.arrays["c_indices"][0], golden.arrays["z_indices"][0]])
+    steps, length = 3, len(known) // 2
+
+    def logits_beside(others: int) -> npt.NDArray[np.float32]:
+        tokens = np.stack([(known + row) % golden.spec.vocab_size for row in range(others + 1)])
+        cache = engine.new_cache(batch=len(tokens), capacity=64 * others + len(known))
+        found = [engine.prefill(cache, tokens[:, :length], rows=np.array([length - 1]))[0, 0]]
+        stepper = engine.stepper(cache)
+        for at in range(length, length + steps):
+            found.append(stepper.step(tokens[:, at], np.full(len(tokens), at))[0])
+        return np.stack(found)
+
+    def bits_agree() -> str:
+        alone = logits_beside(0)
+        for others in (2, 7, 10):
+            np.testing.assert_array_equal(logits_beside(others), alone, err_msg=f"beside {others} others")
+        return "equal bits"
+
+    records.verify(f"golden {golden.name}: deterministic", bits_agree)
 
 
 def check_golden(records: Records, golden: GoldenModel, engine: DeviceEngine, *, relative: float) -> None:

@@ -33,10 +33,14 @@ class DenseCase:
     activations: NDArray[np.float16]
 
     @staticmethod
-    def random(outputs: int, inputs: int, rows: int, multiprocessors: int, *, offset: float = 0.0) -> DenseCase:
+    def random(
+        outputs: int, inputs: int, rows: int, multiprocessors: int, *, offset: float = 0.0, same_bits: bool = False
+    ) -> DenseCase:
         """Return a case of W (outputs, inputs); ``offset`` is the mean of the rows."""
         rng = np.random.default_rng(outputs * inputs + rows)
-        plan = plan_dense_step(outputs=outputs, inputs=inputs, rows=rows, multiprocessors=multiprocessors)
+        plan = plan_dense_step(
+            outputs=outputs, inputs=inputs, rows=rows, multiprocessors=multiprocessors, same_bits=same_bits
+        )
         weight = (rng.standard_normal((outputs, inputs)) / np.sqrt(inputs)).astype(np.float16)
         return DenseCase(
             plan=plan,
@@ -47,6 +51,17 @@ class DenseCase:
             x=(rng.standard_normal((rows, inputs)) * 3 + offset).astype(np.float32),
             activations=rng.standard_normal((rows, inputs)).astype(np.float16),
         )
+
+    def leading(self, rows: int, multiprocessors: int, *, same_bits: bool) -> DenseCase:
+        """Return the case of the first ``rows`` rows."""
+        plan = plan_dense_step(
+            outputs=self.plan.outputs,
+            inputs=self.plan.inputs,
+            rows=rows,
+            multiprocessors=multiprocessors,
+            same_bits=same_bits,
+        )
+        return dataclasses.replace(self, plan=plan, x=self.x[:rows], activations=self.activations[:rows])
 
     def magnitude(self, kind: str) -> NDArray[np.float64]:
         """Return the sum of the absolute products of each result: what rounding errors are measured by."""

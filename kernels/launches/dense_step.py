@@ -30,6 +30,7 @@ class DenseStep:
     rows : of the batch, 1 to `MAX_ROWS`.
     splits : blocks that share one tile of outputs, each with a part of K.
     blocks_of_split : tiles of 32 k that each of them takes (the last maybe fewer).
+    norm_warps : of the eight, that sum one row in a layer norm.
     """
 
     outputs: int
@@ -37,6 +38,7 @@ class DenseStep:
     rows: int
     splits: int
     blocks_of_split: int
+    norm_warps: int
 
     @property
     def tiles(self) -> int:
@@ -59,8 +61,13 @@ class DenseStep:
         return _FIXED_SHARED_BYTES + _activation_bytes(self.rows, self.blocks_of_split)
 
 
-def plan_dense_step(*, outputs: int, inputs: int, rows: int, multiprocessors: int) -> DenseStep:
+def plan_dense_step(
+    *, outputs: int, inputs: int, rows: int, multiprocessors: int, same_bits: bool = False
+) -> DenseStep:
     """Return how to multiply W (N, K) with ``rows`` rows.
+
+    A row's sums are added in an order that its own numbers don't decide but the plan does. With ``same_bits`` it is
+    that of `MAX_ROWS` rows whatever ``rows`` is: a row's results are then the same beside any others.
 
     K is split where tiles of outputs alone would leave a multiprocessor without a block, as long as a warp keeps two
     tiles of 32 k; and where the activations need more than 48 KB of shared memory. Not more: one block keeps as much in
@@ -81,7 +88,8 @@ def plan_dense_step(*, outputs: int, inputs: int, rows: int, multiprocessors: in
     tiles = -(-outputs // TILE_OUTPUTS)
     splits = min(-(-multiprocessors // tiles), max(1, blocks // (2 * WARPS)))
     blocks_of_split = -(-blocks // splits)
-    while _FIXED_SHARED_BYTES + _activation_bytes(rows, blocks_of_split) > _MAX_SHARED_BYTES:
+    like = MAX_ROWS if same_bits else rows
+    while _FIXED_SHARED_BYTES + _activation_bytes(like, blocks_of_split) > _MAX_SHARED_BYTES:
         blocks_of_split = -(-blocks_of_split // 2)
     return DenseStep(
         outputs=outputs,
@@ -89,6 +97,7 @@ def plan_dense_step(*, outputs: int, inputs: int, rows: int, multiprocessors: in
         rows=rows,
         splits=-(-blocks // blocks_of_split),  # none is empty
         blocks_of_split=blocks_of_split,
+        norm_warps=WARPS >> (like - 1).bit_length(),
     )
 
 
@@ -124,21 +133,21 @@ def norm_linear(
     plan: DenseStep, *, layer: LinearAddresses, norm: NormAddresses, workspace: Workspace, x: int, out: int
 ) -> Launch:
     """Return the launch of `trt_vqgan.kernels.reference.dense_step.norm_linear`: x float32 (R, K), out half (R, N)."""
-    return _launch("dense_step_norm", plan, layer, workspace, *_normalised(x, norm), np.uint64(out))
+    return _launch("dense_step_norm", plan, layer, workspace, *_normalised(plan, x, norm), np.uint64(out))
 
 
 def norm_linear_gelu(
     plan: DenseStep, *, layer: LinearAddresses, norm: NormAddresses, workspace: Workspace, x: int, out: int
 ) -> Launch:
     """Return the launch of `trt_vqgan.kernels.reference.dense_step.norm_linear_gelu`: out half (R, N)."""
-    return _launch("dense_step_norm_gelu", plan, layer, workspace, *_normalised(x, norm), np.uint64(out))
+    return _launch("dense_step_norm_gelu", plan, layer, workspace, *_normalised(plan, x, norm), np.uint64(out))
 
 
 def norm_logits(
     plan: DenseStep, *, layer: LinearAddresses, norm: NormAddresses, workspace: Workspace, x: int, out: int
 ) -> Launch:
     """Return the launch of `trt_vqgan.kernels.reference.dense_step.norm_logits`: out float32 (R, N)."""
-    return _launch("dense_step_norm_logits", plan, layer, workspace, *_normalised(x, norm), np.uint64(out))
+    return _launch("dense_step_norm_logits", plan, layer, workspace, *_normalised(plan, x, norm), np.uint64(out))
 
 
 def linear_residual(
@@ -151,8 +160,9 @@ def linear_residual(
     return _launch("dense_step_residual", plan, layer, workspace, np.uint64(activations), np.uint64(x))
 
 
-def _normalised(x: int, norm: NormAddresses) -> tuple[np.generic, ...]:
-    return np.uint64(x), np.uint64(norm.gain), np.uint64(norm.bias), np.float32(norm.epsilon)
+def _normalised(plan: DenseStep, x: int, norm: NormAddresses) -> tuple[np.generic, ...]:
+    addresses = np.uint64(x), np.uint64(norm.gain), np.uint64(norm.bias)
+    return *addresses, np.float32(norm.epsilon), np.int32(plan.norm_warps)
 
 
 def _launch(

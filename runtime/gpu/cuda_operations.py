@@ -25,6 +25,10 @@ from trt_vqgan.runtime.gpu.operations import AttentionWorkspace, PrefixArrays
 from trt_vqgan.runtime.gpu.state import DeviceState
 from trt_vqgan.spec import TransformerSpec
 
+DETERMINISTIC_CHUNK = 128
+"""Positions that a block of attention takes where they may not follow from the batch: between what few and many rows
+ask for."""
+
 
 def check_kernels_fit(spec: TransformerSpec) -> None:
     """Raise BackendUnavailableError where a model's sizes are none that the kernels are made for."""
@@ -59,6 +63,8 @@ class CudaOperations:
     device : with the kernels loaded.
     spec : the transformer's sizes.
     token_embedding, position_embedding : float16 (V, d) and (P, d).
+    deterministic : attention is cut into chunks of one length, so that a row has the same bits in every batch and
+        cache.
 
     Raises
     ------
@@ -71,9 +77,12 @@ class CudaOperations:
         spec: TransformerSpec,
         token_embedding: npt.NDArray[Any],
         position_embedding: npt.NDArray[Any],
+        *,
+        deterministic: bool = False,
     ) -> None:
         check_kernels_fit(spec)
         self._device, self._spec = device, spec
+        self._chunk = DETERMINISTIC_CHUNK if deterministic else None
         self._tokens = upload_new(device, token_embedding.astype(np.float16, copy=False))
         self._positions = upload_new(device, position_embedding.astype(np.float16, copy=False))
 
@@ -89,6 +98,7 @@ class CudaOperations:
             capacity=capacity,
             prefix_length=prefix_length,
             prefix_sets=prefix_sets,
+            chunk=self._chunk,
         )
         partials = self._device.allocate((plan.partial_floats,), np.float32)
         return KernelWorkspace(plan, partials, zeros(self._device, (plan.tickets,), np.int32))

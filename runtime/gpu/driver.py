@@ -48,6 +48,8 @@ class DeviceEngine:
     number : float16, or float32 where a model is checked exactly.
     turns : of the device, where other parts of the model use it too.
     share_from : bytes that `find_sharing` asks for before pictures share the reading of equal prefixes.
+    deterministic : a picture's logits have the same bits whatever pictures run beside it. Prefixes are computed a row
+        at a time, and not shared; ``operations`` and ``executor`` must be made deterministic too.
     """
 
     def __init__(
@@ -60,12 +62,13 @@ class DeviceEngine:
         number: npt.DTypeLike = np.float16,
         turns: DeviceTurns | None = None,
         share_from: int = SHARE_FROM_BYTES,
+        deterministic: bool = False,
     ) -> None:
         self.spec = spec
         self.device = device
         self.number: np.dtype[Any] = np.dtype(number)
         self._operations, self._executor = operations, executor
-        self._share_from = share_from
+        self._share_from, self._deterministic = share_from, deterministic
         self._plans = PlanPool(self._new_plan)
         self._turns, self._owns_device = turns or DeviceTurns(device), turns is None
         self._closed = False
@@ -178,7 +181,7 @@ class DeviceEngine:
                 f"{cache.capacity} in this cache"
             )
         each = activation_bytes(self.spec, tokens=length, rows=len(rows), number=self.number)
-        size = max(1, min(batch, PREFILL_BYTES // each))
+        size = 1 if self._deterministic else max(1, min(batch, PREFILL_BYTES // each))
         for begin in range(0, batch, size):
             part = slice(begin, min(begin + size, batch))
             work = allocate_activations(
@@ -291,8 +294,8 @@ class DeviceEngine:
             self._share_from = before
 
     def _sharing(self, drawing: Drawing) -> Sharing | None:
-        if drawing.steps == 1:
-            return None  # nothing is read behind the prefill
+        if drawing.steps == 1 or self._deterministic:
+            return None  # nothing is read behind the prefill; or not in an order that neighbours don't decide
         position_bytes = 2 * self.spec.hidden_size * self.number.itemsize
         return find_sharing(drawing.prefixes, position_bytes=position_bytes, share_from=self._share_from)
 

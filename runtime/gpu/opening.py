@@ -104,10 +104,18 @@ def open_on_gpu(
             load_kernels(device)
             engine, networks = None, {}
             if spec is not None:
-                operations = CudaOperations(device, spec, tensors["tok_emb.weight"], tensors["pos_emb"])
+                deterministic = choice.deterministic
+                embeddings = tensors["tok_emb.weight"], tensors["pos_emb"]
+                operations = CudaOperations(device, spec, *embeddings, deterministic=deterministic)
                 executor = _executor(choice, device, folder, manifest, tensors)
                 engine = DeviceEngine(
-                    spec, device, operations=operations, executor=executor, number=np.float16, turns=turns
+                    spec,
+                    device,
+                    operations=operations,
+                    executor=executor,
+                    number=np.float16,
+                    turns=turns,
+                    deterministic=deterministic,
                 )
             if choice.name != "cuda":
                 networks = {each.encoder: open_networks(choice, turns, folder, manifest, each) for each in vqgans}
@@ -125,7 +133,7 @@ def _executor(
     assert spec is not None
     assert graphs is not None
     if choice.name == "cuda":
-        return CudaExecutor(device, spec, tensors)
+        return CudaExecutor(device, spec, tensors, deterministic=choice.deterministic)
     if choice.name == "onnxruntime":
         return OnnxExecutor([folder / graphs.graphs[name] for name in graphs.segments], device, threads=1)
     segments, title = [], ""

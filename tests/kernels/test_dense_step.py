@@ -99,6 +99,23 @@ def test_a_row_does_not_depend_on_its_neighbours(library: ShimLibrary) -> None:
         check(library, part, "norm_linear")
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("sizes", [(40, 104), (32, 4096), (48, 1032)])
+def test_a_row_has_the_same_bits_beside_any_others(library: ShimLibrary, kind: str, sizes: tuple[int, int]) -> None:
+    """Where the plan is asked for it; otherwise the number of rows decides how its sums are split."""
+    equal = {}
+    for same_bits in (True, False):
+        whole = Case.random(*sizes, 8, 1, same_bits=same_bits)
+        wanted = whole.found(library, kind)
+        equal[same_bits] = [
+            np.array_equal(whole.leading(rows, 1, same_bits=same_bits).found(library, kind, seed=rows), wanted[:rows])
+            for rows in (1, 2, 3, 5)
+        ]
+    assert all(equal[True])
+    if sizes == (32, 4096) and kind in ("norm_logits", "linear_residual"):  # others may round to the same halves
+        assert not all(equal[False])
+
+
 def test_gelu_is_the_one_by_erf() -> None:
     import torch
 

@@ -82,6 +82,22 @@ def test_what_was_asked_for_is_taken_or_refused(manifest: Manifest, monkeypatch:
         choose_backend("fast", None, Path("bundle"), manifest)
 
 
+def test_deterministic_pictures_on_a_gpu_take_our_own_kernels(
+    manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, gpu = Path("bundle"), with_gpu_graphs(manifest)
+    ours = BackendChoice(name="cuda", gpu=0, deterministic=True)
+    report(monkeypatch, USABLE, USABLE)
+    assert choose_backend("auto", None, whole, gpu, deterministic=True) == ours
+    assert choose_backend("cuda", None, whole, gpu, deterministic=True) == ours
+    for backend, device in (("tensorrt", None), ("onnxruntime", "cuda")):
+        with pytest.raises(BackendUnavailableError, match=f"found backend {backend}, .* wanted cuda, or the CPU"):
+            choose_backend(backend, device, whole, gpu, deterministic=True)
+    report(monkeypatch, USABLE, MISSING)
+    assert choose_backend("auto", None, whole, gpu, deterministic=True).gpu is None, "the CPU rather than TensorRT"
+    assert choose_backend("onnxruntime", None, whole, gpu, deterministic=True).gpu is None
+
+
 def test_auto_takes_the_cpu_kernels_where_they_are_built(manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, native = Path("bundle"), BackendChoice(name="native")
     vqgan = dataclasses.replace(

@@ -84,6 +84,11 @@ MAX_SEED = (1 << 64) - 1
     help="Make the picture in this PNG again, from the settings that it carries.",
 )
 @click.option("--batch-size", type=click.IntRange(min=1), help="Pictures made at once; bounds memory.  [default: 8]")
+@click.option(
+    "--deterministic",
+    is_flag=True,
+    help="On a GPU too, the same codes for a seed whatever --batch-size is; --backend cuda only. On the CPU always so.",
+)
 @job_options
 @options.running_options
 def generate(
@@ -96,6 +101,7 @@ def generate(
     animate: Path | None,
     preview: int | None,
     batch_size: int | None,
+    deterministic: bool,
     ray: str | None,
     workers: int | None,
     shard_size: int | None,
@@ -118,7 +124,9 @@ def generate(
     record = _record(source, settings) if source is not None else None
     chosen = chosen_bundle(bundle, demo)
     own_threads = threads if job is None or job.ray is None else None  # on Ray they are a worker's
-    with options.open_bundle(chosen, backend=backend, device=device, threads=own_threads) as pipeline:
+    with options.open_bundle(
+        chosen, backend=backend, device=device, threads=own_threads, deterministic=deterministic
+    ) as pipeline:
         again = None
         if record is not None and source is not None:
             again = made_again(pipeline, record, source)

@@ -99,12 +99,17 @@ def running_options(function: Any) -> Any:
 
 
 def open_bundle(
-    bundle: Path | None, *, backend: str = "auto", device: str | None = None, threads: int | None = None
+    bundle: Path | None,
+    *,
+    backend: str = "auto",
+    device: str | None = None,
+    threads: int | None = None,
+    deterministic: bool = False,
 ) -> Pipeline:
     """Return the bundle's pipeline; the demo's for None."""
     from trt_vqgan.runtime.pipeline import load
 
-    return load(bundle, backend=backend, device=device, threads=threads)
+    return load(bundle, backend=backend, device=device, threads=threads, deterministic=deterministic)
 
 
 def say_backend(pipeline: Pipeline) -> str:

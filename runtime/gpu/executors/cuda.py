@@ -52,10 +52,14 @@ class CudaExecutor:
     device : with the kernels loaded.
     spec : the transformer's sizes.
     tensors : its weights, as `trt_vqgan.runtime.gpu.weights` reads them; kept, and read as they are needed.
+    deterministic : a row of a step has the same bits beside any others: steps of any number of rows go through the
+        fused kernels, at most eight rows at a time, with sums in one order. What has more tokens must come one row at
+        a time, as cuBLASLt chooses its algorithm by the shape.
     """
 
-    def __init__(self, device: Device, spec: TransformerSpec, tensors: Tensors) -> None:
+    def __init__(self, device: Device, spec: TransformerSpec, tensors: Tensors, *, deterministic: bool = False) -> None:
         self._device, self._spec, self._tensors = device, spec, tensors
+        self._deterministic = deterministic
         self._arrays: dict[str, DeviceArray] = {}
         self._packed: dict[str, DeviceArray] = {}
         self._steps: dict[int, _Scratch] = {}  # by rows; a graph may hold them
@@ -80,25 +84,29 @@ class CudaExecutor:
 
     def middle(self, layer: int, work: Activations) -> None:
         """The rest of one layer, in place, and the beginning of the next."""
-        rows = work.batch * work.tokens
-        self._end_layer(layer - 1, work.x, work.attended, rows, self._scratch(rows, step=work.tokens == 1))
+        is_step = work.tokens == 1
+        scratch = self._scratch(work.batch * work.tokens, step=is_step)
+        self._end_layer(layer - 1, work.x, work.attended, is_step, scratch)
         self._begin_layer(layer, work)
 
     def last(self, x: DeviceArray, attended: DeviceArray, logits: DeviceArray) -> None:
         """The rest of the last layer, the last LayerNorm and the head."""
-        rows = x.shape[0] * x.shape[1]
-        scratch = self._scratch(rows, step=x.shape[1] == 1)
-        self._end_layer(self._spec.num_layers - 1, x, attended, rows, scratch)
-        if rows <= dense_step.MAX_ROWS:
+        rows, is_step = x.shape[0] * x.shape[1], x.shape[1] == 1
+        scratch = self._scratch(rows, step=is_step)
+        self._end_layer(self._spec.num_layers - 1, x, attended, is_step, scratch)
+        x, flat = x.reshape(rows, self._spec.hidden_size), logits.reshape(rows, self._spec.vocab_size)
+        for tile in self._tiles(rows, is_step):
             self._device.launch(
                 dense_step.norm_logits(
-                    **self._fused("head", rows), norm=self._norm("ln_f"), x=int(x.pointer), out=int(logits.pointer)
+                    **self._fused("head", tile),
+                    norm=self._norm("ln_f"),
+                    x=_part(x, tile),
+                    out=_part(flat, tile),
                 )
             )
-            return
-        normed = self._normalise("ln_f", x, rows, scratch)
-        flat = logits.reshape(rows, self._spec.vocab_size)
-        self._device.gemm(normed, self._matrix("head"), flat)
+        if not self._is_fused(rows, is_step):
+            normed = self._normalise("ln_f", x, rows, scratch)
+            self._device.gemm(normed, self._matrix("head"), flat)
 
     def describe(self) -> str:
         """Return what computes."""
@@ -113,50 +121,64 @@ class CudaExecutor:
 
     # --- layers -------------------------------------------------------------------------------------------------------
 
+    def _is_fused(self, rows: int, is_step: bool) -> bool:
+        return rows <= dense_step.MAX_ROWS or (is_step and self._deterministic)
+
+    def _tiles(self, rows: int, is_step: bool) -> list[slice]:
+        """Return the rows of each launch of a fused kernel; none where products compute."""
+        if not self._is_fused(rows, is_step):
+            return []
+        step = dense_step.MAX_ROWS
+        return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
+
     def _begin_layer(self, layer: int, work: Activations) -> None:
-        name, rows = f"blocks.{layer}", work.batch * work.tokens
-        if rows <= dense_step.MAX_ROWS:
+        name, rows, is_step = f"blocks.{layer}", work.batch * work.tokens, work.tokens == 1
+        width = self._spec.hidden_size
+        x, qkv = work.x.reshape(rows, width), work.qkv.reshape(rows, 3 * width)
+        for tile in self._tiles(rows, is_step):
             self._device.launch(
                 dense_step.norm_linear(
-                    **self._fused(f"{name}.attn.qkv", rows),
+                    **self._fused(f"{name}.attn.qkv", tile),
                     norm=self._norm(f"{name}.ln1"),
-                    x=int(work.x.pointer),
-                    out=int(work.qkv.pointer),
+                    x=_part(x, tile),
+                    out=_part(qkv, tile),
                 )
             )
+        if self._is_fused(rows, is_step):
             return
-        normed = self._normalise(f"{name}.ln1", work.x, rows, self._scratch(rows, step=work.tokens == 1))
-        qkv = work.qkv.reshape(rows, 3 * self._spec.hidden_size)
+        normed = self._normalise(f"{name}.ln1", x, rows, self._scratch(rows, step=is_step))
         self._device.gemm(normed, self._matrix(f"{name}.attn.qkv"), qkv)
         self._device.launch(
             bias_add(y=int(qkv.pointer), bias=self._bias(f"{name}.attn.qkv"), rows=rows, columns=qkv.shape[1])
         )
 
-    def _end_layer(self, layer: int, x: DeviceArray, attended: DeviceArray, rows: int, scratch: _Scratch) -> None:
-        name, launch = f"blocks.{layer}", self._device.launch
+    def _end_layer(self, layer: int, x: DeviceArray, attended: DeviceArray, is_step: bool, scratch: _Scratch) -> None:
+        name, launch, width = f"blocks.{layer}", self._device.launch, self._spec.hidden_size
         hidden = scratch.hidden
-        if rows <= dense_step.MAX_ROWS:
+        rows = len(hidden)
+        x, attended = x.reshape(rows, width), attended.reshape(rows, width)
+        for tile in self._tiles(rows, is_step):
             launch(
                 dense_step.linear_residual(
-                    **self._fused(f"{name}.attn.proj", rows), activations=int(attended.pointer), x=int(x.pointer)
+                    **self._fused(f"{name}.attn.proj", tile), activations=_part(attended, tile), x=_part(x, tile)
                 )
             )
             launch(
                 dense_step.norm_linear_gelu(
-                    **self._fused(f"{name}.mlp.0", rows),
+                    **self._fused(f"{name}.mlp.0", tile),
                     norm=self._norm(f"{name}.ln2"),
-                    x=int(x.pointer),
-                    out=int(hidden.pointer),
+                    x=_part(x, tile),
+                    out=_part(hidden, tile),
                 )
             )
             launch(
                 dense_step.linear_residual(
-                    **self._fused(f"{name}.mlp.2", rows), activations=int(hidden.pointer), x=int(x.pointer)
+                    **self._fused(f"{name}.mlp.2", tile), activations=_part(hidden, tile), x=_part(x, tile)
                 )
             )
+        if self._is_fused(rows, is_step):
             return
-        width = self._spec.hidden_size
-        self._add_product(f"{name}.attn.proj", attended.reshape(rows, width), x, scratch)
+        self._add_product(f"{name}.attn.proj", attended, x, scratch)
         normed = self._normalise(f"{name}.ln2", x, rows, scratch)
         self._device.gemm(normed, self._matrix(f"{name}.mlp.0"), hidden)
         launch(bias_gelu(y=int(hidden.pointer), bias=self._bias(f"{name}.mlp.0"), rows=rows, columns=4 * width))
@@ -224,14 +246,25 @@ class CudaExecutor:
 
     def _plan(self, matrix: str, rows: int) -> dense_step.DenseStep:
         outputs, inputs = self._tensors[matrix].shape
-        return plan_dense_step(outputs=outputs, inputs=inputs, rows=rows, multiprocessors=self._device.multiprocessors)
+        return plan_dense_step(
+            outputs=outputs,
+            inputs=inputs,
+            rows=rows,
+            multiprocessors=self._device.multiprocessors,
+            same_bits=self._deterministic,
+        )
 
-    def _fused(self, name: str, rows: int) -> _Fused:
+    def _fused(self, name: str, tile: slice) -> _Fused:
         bias = self._arrays.get(f"{name}.bias")
         return _Fused(
-            plan=self._plan(f"{name}.weight", rows),
+            plan=self._plan(f"{name}.weight", tile.stop - tile.start),
             layer=LinearAddresses(
                 weights=int(self._packed[f"{name}.weight"].pointer), bias=0 if bias is None else int(bias.pointer)
             ),
             workspace=Workspace(partials=int(self._partials.pointer), tickets=int(self._tickets.pointer)),
         )
+
+
+def _part(array: DeviceArray, tile: slice) -> int:
+    """Return the address of some rows."""
+    return int(array.rows(tile.start, tile.stop).pointer)

@@ -16,7 +16,12 @@ from tests.runtime.gpu.small_engines import host_engine
 from tests.tolerances import LOGITS_FP32
 from trt_vqgan.benchmarks.gpu_check import golden_files
 from trt_vqgan.benchmarks.gpu_check.golden_files import GoldenModel, prepare, read_goldens
-from trt_vqgan.benchmarks.gpu_check.goldens_stage import HALF_LOGITS_RELATIVE, check_golden, cuda_engine
+from trt_vqgan.benchmarks.gpu_check.goldens_stage import (
+    HALF_LOGITS_RELATIVE,
+    check_deterministic,
+    check_golden,
+    cuda_engine,
+)
 from trt_vqgan.benchmarks.gpu_check.records import Records, read_records
 from trt_vqgan.export.checkpoint import open_checkpoint
 from trt_vqgan.runtime.gpu.driver import DeviceEngine
@@ -65,6 +70,17 @@ def test_the_cuda_executor_is_right_through_the_shim(golden: GoldenModel, tmp_pa
     made.close()
     assert [record["ok"] for record in found] == [True] * 4
     assert {record["detail"] for record in found[1:]} == {"equal"}
+
+
+def test_deterministic_is_checked(golden: GoldenModel, tmp_path: Path) -> None:
+    """Also planted: an engine that isn't."""
+    libraries()
+    for deterministic in (True, False):
+        made = cuda_engine(golden, ShimDevice(), deterministic=deterministic)
+        records = tmp_path / str(deterministic)
+        check_deterministic(Records(records, ceilings={}), golden, made)
+        assert [record["ok"] for record in read_records(records)] == [deterministic]
+        made.close()
 
 
 def shortened(golden: GoldenModel, count: int) -> GoldenModel:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 from collections.abc import Callable
 from pathlib import Path
@@ -53,6 +54,17 @@ def test_kernels_and_weights_are_loaded_and_given_back(bundle: tuple[Path, Manif
     gc.collect()
     assert fake.leaks() == {}
     assert fake.depth == 0
+
+
+def test_a_deterministic_choice_reaches_all_parts(bundle: tuple[Path, Manifest], fake: FakeCuda) -> None:
+    for choice in (CUDA, dataclasses.replace(CUDA, deterministic=True)):
+        models = open_on_gpu(choice, *bundle)
+        engine = models.engine
+        assert engine is not None
+        parts = engine, engine._executor
+        assert [part._deterministic for part in parts] == [choice.deterministic] * 2  # type: ignore[attr-defined]
+        assert (engine._operations._chunk is not None) == choice.deterministic  # type: ignore[attr-defined]
+        models.close()
 
 
 def test_a_model_whose_heads_have_no_kernel(bundle: tuple[Path, Manifest], monkeypatch: pytest.MonkeyPatch) -> None:
