@@ -20,6 +20,13 @@ GROUP_NORM_ABSOLUTE = 5e-6
 AUTOENCODER_RELATIVE = 2e-5
 # The same with convolution weights stored in float16 (rounding 5e-4 each): measured 2.2e-3.
 AUTOENCODER_FP16_WEIGHTS_RELATIVE = 1e-2
+# Convolutions of the CPU kernels against float64, over the largest result (in bf16 of inputs and weights rounded alike):
+# measured 3.1e-6, of 4608 products in a row.
+CONVOLUTION_FP32_RELATIVE = 1e-5
+# The same in bf16 behind a doubled picture, whose kernels are sums of taps that are rounded once: measured 1.2e-3.
+CONVOLUTION_BF16_RELATIVE = 5e-3
+# Whole VQGANs of random weights in bf16 (2^-9 a rounding) against the torch modules: measured 0.026.
+NETWORK_BF16_RELATIVE = 0.06
 # Pictures of the published code, in grey levels: both truncate, so a float error of 1e-6 may cross a level.
 PICTURE_GREY_LEVELS = 1
 
@@ -101,3 +108,24 @@ LAYER_NORM_ABSOLUTE = 1e-6
 DRIVER_HALF_LOGITS = 0.012
 """Logits (scale 5) of two float16 layers through the CUDA kernels against NumPy that rounds in the same places.
 Measured: 0.0053, as a sum that differs in float32 may round to the next float16 on the way."""
+
+CONV_RELATIVE = 3e-7
+"""conv2d on the shim against its definition in float64, beyond the result's rounding, over the sum of the products'
+sizes. Measured: 6.4e-8."""
+
+CONV_FLOAT_RELATIVE = 1e-6
+"""The same of conv2d_float, float32 sums in one row. Measured: 3.7e-7."""
+
+GROUP_NORM_ABSOLUTE = 1e-5
+"""group_norm on the shim against its definition in float64, beyond the result's rounding; results of up to some 10.
+Measured: 2.1e-6 in float32, 2.9e-7 in half."""
+
+GROUP_NORM_CONSTANT = 1e-3
+"""The same for pictures in float32 whose mean is a thousand deviations: the mean's own rounding. Measured: 3.0e-4."""
+
+PICTURE_ATTENTION_ABSOLUTE = 8e-4
+"""picture_attention on the shim against its definition in float64: weights are rounded to half before the second
+product. Measured: 1.9e-4."""
+
+PICTURE_ATTENTION_FLOAT = 2e-6
+"""The same in float32. Measured: 5.2e-7."""

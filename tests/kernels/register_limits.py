@@ -5,6 +5,12 @@ from __future__ import annotations
 DEFAULT = 64  # 1024 threads of a multiprocessor's 65536 registers
 
 _LIMITS = {
+    # Sums of 64 x 32 and 32 x 32 a warp; two blocks of 256 threads fit with up to 128.
+    "conv2d_128x128": 128,
+    "conv2d_64x64": 104,
+    # Sums of 16 queries x 64 and 128 channels a warp; shared memory allows two blocks of 128 threads, and one or two.
+    "picture_attention_256": 88,
+    "picture_attention_512": 136,
     # A warp's 64 x 64 sums are 128 registers; two blocks of 128 threads fit with up to 255.
     "nearest_code_tiles": 224,
     # Sums of head_size x 16 a warp, and more queries a warp in _64; blocks of 128 threads, three and two of which fit.
