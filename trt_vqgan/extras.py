@@ -9,6 +9,7 @@ from trt_vqgan.errors import MissingDependencyError
 
 PACKAGES_OF_EXTRAS = {
     "export": ("torch", "onnx", "yaml", "safetensors"),
+    "serve": ("fastapi", "uvicorn", "pydantic", "starlette", "python_multipart", "prometheus_client"),
     "plots": ("matplotlib",),
     "peers": ("ctranslate2", "gguf", "llama_cpp", "openvino"),
     "ray": ("ray",),

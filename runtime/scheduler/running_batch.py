@@ -37,7 +37,8 @@ class RunningBatch:
 
     Attributes
     ----------
-    steps, stepped_rows, codes : steps so far, rows computed in them, and codes drawn or kept.
+    codes : drawn or kept so far.
+    sizes : steps so far, by the number of rows that they computed.
     """
 
     def __init__(self, generator: CodeGenerator, *, rows: int) -> None:
@@ -46,7 +47,8 @@ class RunningBatch:
         assert rows >= 2
         self._generator, self._engine = generator, generator.engine
         self.rows = rows
-        self.steps = self.stepped_rows = self.codes = 0
+        self.codes = 0
+        self.sizes = [0] * (rows + 1)
         capacity = condition.num_tokens + generator.spec.num_codes - 1  # the last code takes no position
         self._cache = self._engine.new_cache(batch=rows, capacity=capacity)
         self._stepper = self._engine.stepper(self._cache)
@@ -126,8 +128,7 @@ class RunningBatch:
             count = len(self._row_of)
             logits = self._stepper.step(self._tokens[:count], self._lengths[:count])
             self._lengths[:count] += 1
-            self.steps += 1
-            self.stepped_rows += count
+            self.sizes[count] += 1
             self._draw(list(self._running), [picture.logits(logits) for picture in self._running], failed)
             ended += [picture for picture in self._running if picture.finished]
         for picture in [*ended, *(picture for picture, _ in failed)]:

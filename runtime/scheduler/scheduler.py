@@ -90,11 +90,15 @@ class Scheduler:
     def counts(self) -> Counts:
         """Return what has been done, and what is held, at this moment."""
         with self._changed:
-            batch = self._batch
+            sizes = self.batch_sizes()
             return dataclasses.replace(
-                self._counts, steps=batch.steps, rows=batch.stepped_rows, codes=batch.codes,
-                waiting=len(self._queue), running=len(self._running),
+                self._counts, steps=sum(sizes), rows=sum(rows * steps for rows, steps in enumerate(sizes)),
+                codes=self._batch.codes, waiting=len(self._queue), running=len(self._running),
             )  # fmt: skip
+
+    def batch_sizes(self) -> list[int]:
+        """Return the steps so far by the number of rows that they computed, from 0 to `rows`."""
+        return list(self._batch.sizes)
 
     def submit(
         self, requests: Sequence[PictureRequest], *, client: str = "", deadline: float | None = None

@@ -46,6 +46,7 @@ class Service:
         limit = self.settings.blocking_limit
         self._blocking = BoundedPool("reading", threads=BLOCKING_THREADS, limit=limit)
         self._alone = BoundedPool("outside the batch", threads=1, limit=self.settings.alone_limit)
+        self._answering = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="trt-vqgan-answer")
         self._decoding = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="trt-vqgan-decode")
         self._jobs: set[Job] = set()
         self._changed = threading.Condition()
@@ -98,6 +99,10 @@ class Service:
         """
         self._check_open()
         return self._blocking.submit(function)
+
+    def answering(self, function: Callable[[], Result]) -> concurrent.futures.Future[Result]:
+        """Return the future of a call on the thread that turns finished pictures into files."""
+        return self._answering.submit(function)
 
     def prepare(self, arguments: GenerateArguments) -> Request:
         """Return what `Pipeline.generate` would do with these arguments, within the limits. It blocks.
@@ -205,6 +210,7 @@ class Service:
         for pool in (self._alone, self._blocking):
             pool.close()
         self._decoding.shutdown(wait=True)
+        self._answering.shutdown(wait=True)
         self.pipeline.close()
         return not left
 

@@ -18,6 +18,7 @@ from trt_vqgan.cli.generate import generate
 from trt_vqgan.cli.info import info
 from trt_vqgan.cli.reconstruct import reconstruct
 from trt_vqgan.cli.score import score
+from trt_vqgan.cli.serve import serve
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -32,5 +33,5 @@ def main() -> None:
     """
 
 
-for _command in (generate, reconstruct, encode, decode, score, info, export, verify, build, bench):
+for _command in (generate, reconstruct, encode, decode, score, info, export, verify, build, serve, bench):
     main.add_command(_command)

@@ -84,7 +84,7 @@ def test_previews_lead_to_the_picture(service: Service, size: tuple[int, int] | 
     for index in (0, 1):
         done = [shown.done_codes for shown in listener.previews if shown.index == index]
         assert done == sorted(done)
-    assert all(shown.image.shape == request.size + (3,) for shown in listener.previews)
+    assert all(shown.image.shape == (*request.size, 3) for shown in listener.previews)
 
 
 def test_previews_that_nobody_has_seen_are_replaced(service: Service) -> None:
