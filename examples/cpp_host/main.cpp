@@ -113,7 +113,7 @@ int main(int argc, char **argv) {
         std::filesystem::create_directories(folder);
         trt_vqgan::Runtime runtime;
         trt_vqgan::LoadOptions options;
-        options.threads = 1;  // a thread a job: kThreads of them at once
+        options.threads = 1;  // the kThreads jobs are what runs at once
         const auto pipeline = trt_vqgan::Pipeline::open(argv[1], options);
         std::printf("%s\n", pipeline.info().backend_details.c_str());
         generate_on_threads(pipeline, folder);

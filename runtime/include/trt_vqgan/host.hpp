@@ -42,7 +42,7 @@ struct ModelInfo {
 };
 
 // An opened bundle. Copies share it; the last one closes it. All methods may be called from many threads at once, and
-// no thread keeps others from computing: the interpreter lock is held for the moments between kernels alone.
+// the interpreter lock is not held while kernels run. The native backend runs the steps of one pipeline in turn.
 class Pipeline {
   public:
     // An empty path opens the model that ships with the package.
