@@ -50,7 +50,7 @@ struct Norm {
     const float *gain;  // (K,)
     const float *bias;  // (K,)
     float epsilon;
-    int warps;  // that sum a row together: 1, 2, 4 or 8, and no more than there are for all rows
+    int shift;  // 2^shift warps sum a row together, no more than there are for all rows
 };
 
 __device__ __forceinline__ uint4 load_weights(const uint4 *from) {
@@ -100,8 +100,8 @@ __device__ __forceinline__ void stage(const half *x, const Part &part, const Pro
 __device__ __forceinline__ void stage_normalised(const float *x, const Norm &norm, const Part &part,
                                                  const Product &product, float *sums) {
     const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
-    const int warps = norm.warps;
-    const int row = warp / warps, first = (warp % warps) * 32 + lane, stride = warps * 32, d = product.inputs;
+    const int warps = 1 << norm.shift, row = warp >> norm.shift;
+    const int first = (warp & (warps - 1)) * 32 + lane, stride = warps * 32, d = product.inputs;
     const bool used = row < product.rows;
     const float *values = x + static_cast<size_t>(used ? row : 0) * d;
 
@@ -222,9 +222,9 @@ __device__ __forceinline__ void multiply_normalised(const Product &product, cons
 extern "C" __global__ void __launch_bounds__(kThreads, 4)
     dense_step_norm(const uint4 *weights, const float *bias, float *partials, int32_t *tickets, int outputs, int inputs,
                     int rows, int blocks_of_split, const float *x, const float *norm_gain, const float *norm_bias,
-                    float epsilon, int norm_warps, half *out) {
+                    float epsilon, int norm_shift, half *out) {
     const Product product = {weights, bias, partials, tickets, outputs, inputs, rows, blocks_of_split};
-    multiply_normalised(product, x, {norm_gain, norm_bias, epsilon, norm_warps}, [=](int row, int n, float sum) {
+    multiply_normalised(product, x, {norm_gain, norm_bias, epsilon, norm_shift}, [=](int row, int n, float sum) {
         out[static_cast<size_t>(row) * outputs + n] = __float2half_rn(sum);
     });
 }
@@ -232,9 +232,9 @@ extern "C" __global__ void __launch_bounds__(kThreads, 4)
 extern "C" __global__ void __launch_bounds__(kThreads, 4)
     dense_step_norm_gelu(const uint4 *weights, const float *bias, float *partials, int32_t *tickets, int outputs,
                          int inputs, int rows, int blocks_of_split, const float *x, const float *norm_gain,
-                         const float *norm_bias, float epsilon, int norm_warps, half *out) {
+                         const float *norm_bias, float epsilon, int norm_shift, half *out) {
     const Product product = {weights, bias, partials, tickets, outputs, inputs, rows, blocks_of_split};
-    multiply_normalised(product, x, {norm_gain, norm_bias, epsilon, norm_warps}, [=](int row, int n, float sum) {
+    multiply_normalised(product, x, {norm_gain, norm_bias, epsilon, norm_shift}, [=](int row, int n, float sum) {
         out[static_cast<size_t>(row) * outputs + n] = __float2half_rn(gelu(sum));
     });
 }
@@ -242,9 +242,9 @@ extern "C" __global__ void __launch_bounds__(kThreads, 4)
 extern "C" __global__ void __launch_bounds__(kThreads, 4)
     dense_step_norm_logits(const uint4 *weights, const float *bias, float *partials, int32_t *tickets, int outputs,
                            int inputs, int rows, int blocks_of_split, const float *x, const float *norm_gain,
-                           const float *norm_bias, float epsilon, int norm_warps, float *out) {
+                           const float *norm_bias, float epsilon, int norm_shift, float *out) {
     const Product product = {weights, bias, partials, tickets, outputs, inputs, rows, blocks_of_split};
-    multiply_normalised(product, x, {norm_gain, norm_bias, epsilon, norm_warps},
+    multiply_normalised(product, x, {norm_gain, norm_bias, epsilon, norm_shift},
                         [=](int row, int n, float sum) { out[static_cast<size_t>(row) * outputs + n] = sum; });
 }
 

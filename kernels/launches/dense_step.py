@@ -30,7 +30,7 @@ class DenseStep:
     rows : of the batch, 1 to `MAX_ROWS`.
     splits : blocks that share one tile of outputs, each with a part of K.
     blocks_of_split : tiles of 32 k that each of them takes (the last maybe fewer).
-    norm_warps : of the eight, that sum one row in a layer norm.
+    norm_shift : 2^norm_shift of the eight warps sum one row in a layer norm.
     """
 
     outputs: int
@@ -38,7 +38,7 @@ class DenseStep:
     rows: int
     splits: int
     blocks_of_split: int
-    norm_warps: int
+    norm_shift: int
 
     @property
     def tiles(self) -> int:
@@ -97,7 +97,7 @@ def plan_dense_step(
         rows=rows,
         splits=-(-blocks // blocks_of_split),  # none is empty
         blocks_of_split=blocks_of_split,
-        norm_warps=WARPS >> (like - 1).bit_length(),
+        norm_shift=3 - (like - 1).bit_length(),
     )
 
 
@@ -162,7 +162,7 @@ def linear_residual(
 
 def _normalised(plan: DenseStep, x: int, norm: NormAddresses) -> tuple[np.generic, ...]:
     addresses = np.uint64(x), np.uint64(norm.gain), np.uint64(norm.bias)
-    return *addresses, np.float32(norm.epsilon), np.int32(plan.norm_warps)
+    return *addresses, np.float32(norm.epsilon), np.int32(plan.norm_shift)
 
 
 def _launch(
