@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -173,16 +174,31 @@ def read_codes(path: Path, keys: Sequence[str] = KEYS) -> npt.NDArray[np.int64]:
     if not path.is_file():
         raise ConditionError(f"{path}: no such file, wanted an .npz with an array {' or '.join(map(repr, keys))}")
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            names = getattr(arrays, "files", None)
-            if names is None:
+        with path.open("rb") as file:
+            if file.read(6) == b"\x93NUMPY":
                 raise ConditionError(f"{path}: is a single array, wanted an .npz with {' or '.join(map(repr, keys))}")
+            # NumPy takes anything else for a pickle, and its message says how to execute it
+            if not zipfile.is_zipfile(file):
+                raise ConditionError(f"{path}: is no .npz, wanted one with an array {' or '.join(map(repr, keys))}")
+        with np.load(path, allow_pickle=False) as arrays:
+            names = arrays.files
             key = next((key for key in keys if key in names), None)
             if key is None:
                 raise ConditionError(f"{path}: holds {', '.join(names) or 'nothing'}, wanted {' or '.join(keys)}")
             codes = arrays[key]
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, KeyError) as error:
-        raise ConditionError(f"{path}: can't be read as an .npz ({error})") from None
+    # what NumPy and zipfile raise for a damaged file, an unknown or encrypted way of packing included
+    except (
+        OSError,
+        ValueError,
+        EOFError,
+        zipfile.BadZipFile,
+        zlib.error,
+        KeyError,
+        RuntimeError,
+        MemoryError,
+    ) as error:
+        reason = "it holds Python objects" if "allow_pickle" in str(error) else error
+        raise ConditionError(f"{path}: can't be read as an .npz ({reason})") from None
     if codes.dtype.kind not in "iu":
         raise ConditionError(f"{path}: {key} is {codes.dtype}, wanted integers")
     if codes.ndim not in (2, 3) or 0 in codes.shape:

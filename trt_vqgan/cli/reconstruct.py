@@ -19,11 +19,13 @@ from trt_vqgan.cli.progress import PicturesProgress
 @options.bundle_argument
 @click.argument("images", type=options.PATH, nargs=-1, required=True, metavar="IMG...")
 @options.out_option
+@click.option("--decode-tiles", is_flag=True, help="Decode in overlapping tiles: less memory, nearly the same.")
 @options.running_options
 def reconstruct(
     bundle: Path,
     images: tuple[Path, ...],
     out: Path,
+    decode_tiles: bool,
     backend: str,
     device: str | None,
     threads: int | None,
@@ -47,7 +49,7 @@ def reconstruct(
                     image = read_image(source)
                     height, width = image.shape[:2]
                     codes = pipeline.encode(pad_to_multiple(image, autoencoder.factor)[None])
-                    decoded = pipeline.decode(codes)[0, :height, :width]
+                    decoded = pipeline.decode(codes, tiles=decode_tiles)[0, :height, :width]
                     write_png(path, decoded)
                     row = {
                         "image": str(source),
