@@ -10,21 +10,16 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from trt_vqgan.errors import ShapeError
-from trt_vqgan.kernels.reference.nearest_code import nearest_code
-from trt_vqgan.runtime.autoencoder import to_uint8
 from trt_vqgan.runtime.sessions import open_session
+from trt_vqgan.runtime.single_pictures import SinglePictures
 from trt_vqgan.spec import AutoencoderSpec
 
 Int64Array = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float32]
-ImageArray = npt.NDArray[np.uint8]
 
 
-class OnnxNetworks:
+class OnnxNetworks(SinglePictures):
     """A bundle's graphs, each opened when it is first used. `trt_vqgan.runtime.autoencoder_networks.Networks`.
-
-    Pictures run one at a time: a picture's bits then can't depend on its neighbours, memory stays that of one picture,
-    and a picture's convolutions fill all threads by themselves.
 
     Parameters
     ----------
@@ -37,32 +32,17 @@ class OnnxNetworks:
     def __init__(
         self, spec: AutoencoderSpec, *, codebook: FloatArray, encoder: Path | None, decoder: Path | None, threads: int
     ) -> None:
-        self._spec, self._codebook = spec, codebook
+        super().__init__(spec, codebook=codebook)
         self._paths = {"encoder": encoder, "decoder": decoder}
         self._threads = threads
         self._sessions: dict[str, ort.InferenceSession] = {}
         self._lock = threading.Lock()
 
-    def encode(self, maps: FloatArray, codes: Int64Array) -> None:
-        """Fill ``codes``, as `Networks` says."""
-        for i, picture in enumerate(maps):
-            image = np.ascontiguousarray(picture[None], dtype=np.float32)
-            (latents,) = self._session("encoder").run(None, {"image": image})
-            codes[i] = self._nearest(latents[0])
-
-    def _nearest(self, latents: FloatArray) -> Int64Array:
-        """Return codes int64 (h, w) of an encoder's output, float32 (D, h, w) or, with Gumbel, logits (N, h, w)."""
-        if self._spec.quantizer == "gumbel":
-            best: Int64Array = latents.argmax(axis=0)
-            return best
-        depth, height, width = latents.shape
-        rows = np.ascontiguousarray(latents.reshape(depth, -1).T)
-        return nearest_code(rows, self._codebook).reshape(height, width)
-
-    def decode(self, codes: Int64Array, images: ImageArray) -> None:
-        """Fill ``images``, as `Networks` says."""
-        for image, grid in zip(images, codes, strict=True):
-            image[...] = to_uint8(self.pixels(grid))
+    def latents(self, picture: FloatArray) -> FloatArray:
+        """Return the encoder's output, as `SinglePictures` says."""
+        (latents,) = self._session("encoder").run(None, {"image": picture[None]})
+        found: FloatArray = latents[0]
+        return found
 
     def pixels(self, grid: Int64Array) -> FloatArray:
         """Return the decoder's output, as `Networks` says."""

@@ -39,6 +39,9 @@ inline F16 sub(F16 a, F16 b) {
 inline F16 mul(F16 a, F16 b) {
     return _mm512_mul_ps(a, b);
 }
+inline F16 divide(F16 a, F16 b) {
+    return _mm512_div_ps(a, b);
+}
 inline F16 fma(F16 a, F16 b, F16 c) {
     return _mm512_fmadd_ps(a, b, c);
 }

@@ -38,6 +38,9 @@ inline F16 sub(F16 a, F16 b) {
 inline F16 mul(F16 a, F16 b) {
     return a * b;
 }
+inline F16 divide(F16 a, F16 b) {
+    return a / b;
+}
 inline F16 fma(F16 a, F16 b, F16 c) {
     return a * b + c;
 }

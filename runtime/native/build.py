@@ -32,8 +32,11 @@ _KERNELS: dict[str, tuple[str, ...]] = {
     "kAvx2": ("-mavx2", "-mfma", "-mf16c", "-DCPU_AVX2"),
     "kAvx512": (*_AVX512, "-DCPU_AVX512"),
 }
-_AMX = ("-mamx-tile", "-mamx-int8")  # GCC 11, Clang 12
-_OTHERS = ("instructions", "library", "packing", "thread_pool", "transformer")
+_AMX = ("-mamx-tile", "-mamx-int8", "-mamx-bf16", "-mavx512bf16")  # GCC 11, Clang 12
+_OTHERS = (
+    *("conv_choice", "conv_packing", "instructions", "library", "network", "network_library"),
+    *("packing", "thread_pool", "transformer"),
+)
 
 
 def find_library() -> Path | None:
@@ -91,11 +94,15 @@ def _compile(compiler: str, folder: Path, say: Say | None) -> Path:
     """Return the library, compiled inside ``folder``."""
     wide = platform.machine() in ("x86_64", "AMD64")
     tables = _KERNELS if wide else {"kPlain": ()}
-    objects = [(f"{name}.o", "kernels.cpp", (*options, f"-DCPU_TABLE={name}")) for name, options in tables.items()]
+    objects = [
+        (f"{source}-{name}.o", f"{source}.cpp", (*options, f"-DCPU_TABLE={name}"))
+        for name, options in tables.items()
+        for source in ("kernels", "conv_fp32")
+    ]
     tiles = wide and sys.platform == "linux" and _knows(compiler, _AMX)
     objects += [(f"{name}.o", f"{name}.cpp", ("-DCPU_AMX",) if tiles else ()) for name in _OTHERS]
     if tiles:
-        objects.append(("amx.o", "amx.cpp", (*_KERNELS["kAvx512"], *_AMX)))
+        objects += [(f"{name}.o", f"{name}.cpp", (*_KERNELS["kAvx512"], *_AMX)) for name in ("amx", "conv_amx")]
     commands = [
         [compiler, *_OPTIONS, *options, "-c", str(SOURCES / source), "-o", str(folder / target)]
         for target, source, options in objects

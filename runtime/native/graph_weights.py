@@ -17,7 +17,8 @@ import numpy.typing as npt
 
 from trt_vqgan.errors import BundleError
 
-_MODEL_GRAPH, _GRAPH_INITIALIZER = 7, 5
+_MODEL_GRAPH, _GRAPH_NODE, _GRAPH_INITIALIZER = 7, 1, 5
+_NODE_INPUT, _NODE_OP = 1, 4
 _DIMS, _DATA_TYPE, _NAME, _RAW_DATA, _EXTERNAL_DATA = 1, 2, 8, 9, 13
 _ENTRY_KEY, _ENTRY_VALUE = 1, 2
 _DTYPES = {1: np.float32, 2: np.uint8, 3: np.int8, 6: np.int32, 7: np.int64, 10: np.float16}
@@ -27,6 +28,8 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 @dataclasses.dataclass(frozen=True)
 class GraphWeights:
     """The initializers of one ONNX file; arrays are mapped from the data file when they are asked for.
+
+    Of the nodes it is known which read what first.
 
     Parameters
     ----------
@@ -39,22 +42,22 @@ class GraphWeights:
 
     path: Path
     _tensors: dict[str, _Tensor] = dataclasses.field(init=False, repr=False)
+    _first_inputs: list[tuple[str, str]] = dataclasses.field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         try:
             data = memoryview(self.path.read_bytes())
-            tensors = [
-                _tensor(initializer)
-                for number, graph in _fields(data)
-                if number == _MODEL_GRAPH
-                for name, initializer in _fields(_block(graph))
-                if name == _GRAPH_INITIALIZER
+            parts = [
+                part for number, graph in _fields(data) if number == _MODEL_GRAPH for part in _fields(_block(graph))
             ]
+            tensors = [_tensor(initializer) for number, initializer in parts if number == _GRAPH_INITIALIZER]
+            first_inputs = [_first_input(node) for number, node in parts if number == _GRAPH_NODE]
         except OSError as error:
             raise BundleError(f"{self.path}: can't be read ({error}); export the bundle again") from None
         except (ValueError, IndexError, KeyError) as error:
             raise self._damaged(str(error) or "cut short") from None
         object.__setattr__(self, "_tensors", {tensor.name: tensor for tensor in tensors})
+        object.__setattr__(self, "_first_inputs", first_inputs)
 
     def __contains__(self, name: str) -> bool:
         return name in self._tensors
@@ -80,6 +83,23 @@ class GraphWeights:
             return np.memmap(file, dtype=dtype, mode="r", offset=tensor.offset, shape=shape)
         except (OSError, ValueError) as error:
             raise self._damaged(f"weight {name!r} can't be read from {file.name} ({error})") from None
+
+    def floats(self, name: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+        """Return a weight as float32, of one that is stored in float32 or float16; errors as of `array`."""
+        tensor = self._tensors.get(name)
+        stored = np.float16 if tensor is not None and tensor.dtype == np.float16 else np.float32
+        return np.asarray(self.array(name, shape, stored), dtype=np.float32)
+
+    def first_inputs(self, op: str) -> list[str]:
+        """Return the first input of each node of an operator, in order; "" for one without any."""
+        return [name for found, name in self._first_inputs if found == op]
+
+    def as_stored(self, name: str) -> npt.NDArray[Any]:
+        """Return a weight in the shape and dtype that it has. Raises BundleError where there is none."""
+        tensor = self._tensors.get(name)
+        if tensor is None:
+            raise self._damaged(f"has no weight {name!r}")
+        return self.array(name, tensor.shape, tensor.dtype)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Return a weight's shape; () for one that isn't there."""
@@ -123,6 +143,17 @@ def _tensor(field: int | memoryview) -> _Tensor:
     if location is None and len(raw) != math.prod(shape) * dtype.itemsize:
         raise ValueError(f"weight {name!r} has {len(raw)} bytes for {dtype} {shape}")
     return _Tensor(name, shape, dtype, raw, location, int(external.get("offset", "0")))
+
+
+def _first_input(field: int | memoryview) -> tuple[str, str]:
+    """Return a node's operator and the name of its first input."""
+    op, first = "", None
+    for number, value in _fields(_block(field)):
+        if number == _NODE_OP:
+            op = str(_block(value), "utf-8")
+        elif number == _NODE_INPUT and first is None:
+            first = str(_block(value), "utf-8")
+    return op, first or ""
 
 
 def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:

@@ -1,0 +1,42 @@
+// Kernels of convolutions in the order in which they are read.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "conv.hpp"
+#include "memory.hpp"
+
+namespace cpu {
+
+enum ConvMode {
+    kSame,    // output and input are of one size: zeros around
+    kHalve,   // every second pixel, zeros right and below
+    kDouble,  // of the picture with each pixel twice in both directions, as four convolutions of 2x2 taps
+};
+
+struct ConvSizes {
+    int32_t outputs, inputs, side, mode;
+};
+
+// A convolution, packed in panels of 32 outputs, of which the last may have 16; in a panel one kernel, or four for the
+// outputs above and left, above and right, below and left, below and right.
+struct Conv {
+    ConvSizes sizes;
+    int blocks;  // of the inputs, of the strip's depth
+    int kernels, taps;
+    size_t element;  // bytes
+    Memory memory;
+    std::vector<float> bias;  // padded
+
+    int vectors() const { return (sizes.outputs + kBlock - 1) / kBlock; }
+    int panels() const { return (vectors() + 1) / 2; }
+    int panel_vectors(int panel) const { return vectors() - 2 * panel < 2 ? 1 : 2; }
+    const void *weights(int panel, int kernel) const;
+};
+
+// Packs weights (outputs, inputs, side, side) for strips of `depth` channels; returns false where memory is lacking.
+bool pack_conv(const ConvSizes &sizes, const float *weights, const float *bias, int depth, Conv &conv);
+
+}  // namespace cpu
