@@ -31,11 +31,13 @@ class BackendChoice:
     name : which.
     gpu : number of the GPU; None on the CPU.
     deterministic : pictures have the same codes whatever others run beside them; on the CPU they always have.
+    stream : handle of a caller's CUDA stream, whose order the work keeps; None without one.
     """
 
     name: BackendName = "onnxruntime"
     gpu: int | None = None
     deterministic: bool = False
+    stream: int | None = None
 
 
 CPU_CHOICE = BackendChoice()

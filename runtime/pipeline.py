@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Unpack
+from typing import Any, Unpack, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from trt_vqgan.errors import BundleError, Cancelled, ShapeError
+from trt_vqgan.errors import BackendUnavailableError, BundleError, Cancelled, ShapeError
 from trt_vqgan.manifest import Manifest, bundle_folder, read_manifest, verify_files
 from trt_vqgan.runtime.backend_choice import BACKENDS, CPU_CHOICE, BackendChoice, choose_backend
 from trt_vqgan.runtime.buffers import host_array
@@ -79,6 +80,7 @@ def load(
     device: str | None = None,
     threads: int | None = None,
     deterministic: bool = False,
+    stream: object = None,
 ) -> Pipeline:
     """Return a pipeline of the bundle in a folder; the demo that ships with the package for None.
 
@@ -94,6 +96,8 @@ def load(
         that): sums are added in one order, eight rows at a time, prefixes a picture at a time and never shared, which
         makes large batches slower; pictures larger than the training size aren't promised there. Codes still differ
         between GPUs, and between a GPU and the CPU.
+    stream : on a GPU, a CUDA stream of the caller's (its handle, or an object with ``__cuda_stream__``): the work of
+        each call begins behind what is in it then, and what is put there afterwards runs behind the work.
 
     Raises
     ------
@@ -105,8 +109,18 @@ def load(
     chosen = bundle if bundle is not None else demo_bundle()
     folder, manifest = bundle_folder(chosen), read_manifest(chosen)
     choice = choose_backend(backend, device, folder, manifest, deterministic=deterministic)
+    if stream is not None:
+        choice = _with_stream(choice, stream)
     verify_files(folder, manifest)
     return Pipeline(folder, manifest, threads=resolve_threads(threads), choice=choice)
+
+
+def _with_stream(choice: BackendChoice, stream: object) -> BackendChoice:
+    from trt_vqgan.runtime.gpu.caller_streams import stream_handle
+
+    if choice.gpu is None:
+        raise BackendUnavailableError(f"stream: found one, and backend {choice.name} on the CPU, which has no streams")
+    return dataclasses.replace(choice, stream=stream_handle(stream))
 
 
 class Pipeline:
@@ -139,10 +153,9 @@ class Pipeline:
         models = self._models
         if not models.transformer and models.on_gpu is None:
             return self.backend
-        networks = self._autoencoder.networks
-        place = " on the CPU" if models.on_gpu is not None and not models.on_gpu.networks else ""
         parts = [models.transformer] if models.transformer else []
-        return f"{self.backend} ({'; '.join([*parts, f'encoder and decoder: {networks.describe()}{place}'])})"
+        parts.append(f"encoder and decoder: {self._autoencoder.networks.describe()}")
+        return f"{self.backend} ({'; '.join(parts)})"
 
     @property
     def spec(self) -> ModelSpec:
@@ -196,7 +209,7 @@ class Pipeline:
         ShapeError : another shape, dtype or size, of ``out`` too.
         """
         self._check_open()
-        return self._autoencoder.encode(picture_maps(images, self.spec.autoencoder), out=out)
+        return self._autoencoder.encode(picture_maps(self._on_host(images), self.spec.autoencoder), out=out)
 
     def decode(self, codes: npt.ArrayLike, *, tiles: bool = False, out: object = None) -> ImageArray:
         """Return pictures uint8 (B, H, W, C) of codes, integers (B, h, w) or (h, w) in raster order.
@@ -214,7 +227,7 @@ class Pipeline:
             there is.
         """
         self._check_open()
-        array = host_array(codes, "codes")
+        array = host_array(self._on_host(codes), "codes")
         if not np.issubdtype(array.dtype, np.integer):
             raise ShapeError(f"decode: found {array.dtype}, wanted integer codes")
         grids = (array[None] if array.ndim == 2 else array).astype(np.int64, copy=False)
@@ -261,7 +274,7 @@ class Pipeline:
         ShapeError : a wrong shape, dtype or value range.
         """
         self._check_open()
-        given = {
+        given: dict[str, Any] = {
             "class_id": class_id,
             "depth": depth,
             "segmentation": segmentation,
@@ -269,6 +282,7 @@ class Pipeline:
             "layout": layout,
             "image": image,
         }
+        given = {name: self._on_host(value) for name, value in given.items()}
         return self._conditions.encode(
             given, size=picture_size(size, self.spec), fit=check_fit(fit), shift_labels=shift_labels
         )
@@ -282,7 +296,7 @@ class Pipeline:
         codes : int (B, h, w) or (B, h·w), raster order. Rows of the result follow the model's own order.
         """
         generator = self._checked_generator()
-        tokens = self._conditions.tokens(cond)
+        tokens = self._conditions.tokens(self._on_host(cond))
         grid = self._codes(codes)
         if len(tokens) != len(grid) and len(tokens) == 1:
             tokens = np.repeat(tokens, len(grid), axis=0)
@@ -298,7 +312,7 @@ class Pipeline:
         images_or_codes : uint8 pictures (B, H, W, C) of the training size, or integer codes (B, h, w).
         cond : condition tokens, int (B, L) or (B, h, w); B may be 1 for all.
         """
-        array = host_array(images_or_codes, "images_or_codes")
+        array = host_array(self._on_host(images_or_codes), "images_or_codes")
         codes = self._codes(self.encode(array) if array.ndim == 4 else array)
         logits = self.logits(cond, codes)
         order = self._checked_generator().order
@@ -379,7 +393,8 @@ class Pipeline:
         ConditionError, ShapeError : a wrong condition or setting.
         """
         self._check_open()
-        return self._requests.read(arguments)
+        on_host = {name: self._on_host(value) for name, value in arguments.items()}
+        return self._requests.read(cast(GenerateArguments, on_host))
 
     def run(self, request: Request) -> Iterator[tuple[int, Int64Array, ImageArray]]:
         """Return an iterator over the pictures of a request, as `generate_stream`."""
@@ -451,7 +466,7 @@ class Pipeline:
 
     def _codes(self, codes: npt.ArrayLike) -> Int64Array:
         """Return codes of training-size pictures as int64 (B, h·w), raster order."""
-        array = host_array(codes, "codes")
+        array = host_array(self._on_host(codes), "codes")
         count, size = self.spec.num_codes, self.spec.autoencoder.codebook_size
         side = self.spec.autoencoder.latent_size
         if not np.issubdtype(array.dtype, np.integer) or not (
@@ -471,6 +486,10 @@ class Pipeline:
         if generator is None:
             raise BundleError("the pipeline is closed; load the bundle again")
         return generator
+
+    def _on_host(self, value: Any) -> Any:
+        """Return ``value``, copied to the host where it is an array on the GPU that this runs on."""
+        return value if self._models.on_gpu is None else self._models.on_gpu.on_host(value)
 
     def _check_open(self) -> None:
         if self._closed:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from trt_vqgan.runtime.engine_session import LoadedEngine
 from trt_vqgan.runtime.gpu.cuda_operations import CudaOperations, check_kernels_fit
 from trt_vqgan.runtime.gpu.driver import DeviceEngine
 from trt_vqgan.runtime.gpu.executors.cuda import CudaExecutor
+from trt_vqgan.runtime.gpu.executors.cuda_networks import check_network_fits
 from trt_vqgan.runtime.gpu.executors.interface import Executor
 from trt_vqgan.runtime.gpu.executors.onnx import OnnxExecutor
 from trt_vqgan.runtime.gpu.executors.tensorrt import (
@@ -27,6 +29,7 @@ from trt_vqgan.runtime.gpu.executors.tensorrt import (
     SegmentEngine,
     TensorRTExecutor,
 )
+from trt_vqgan.runtime.gpu.given_arrays import on_host
 from trt_vqgan.runtime.gpu.kernels import architecture, load_kernels
 from trt_vqgan.runtime.gpu.networks import DeviceNetworks
 from trt_vqgan.runtime.gpu.networks_opening import open_networks
@@ -53,6 +56,10 @@ class GpuModels:
         """Return those of a bundle's graphs that it takes the place of."""
         vqgans = {*self.networks, *(("decoder",) if "encoder" in self.networks else ())}
         return [name for name in names if name in vqgans or (name == "transformer" and self.engine is not None)]
+
+    def on_host(self, value: Any) -> Any:
+        """Return ``value``, or its copy on the host where it is an array on a GPU."""
+        return on_host(self.turns, value)
 
     def close(self) -> None:
         """Give everything back; a second call does nothing."""
@@ -88,21 +95,20 @@ def open_on_gpu(
             f"backend {choice.name} on a GPU: the bundle has no graphs for GPUs (export its checkpoint with --gpu); "
             f"{ON_CPU}"
         )
-    if spec is None and choice.name == "cuda":
-        raise BackendUnavailableError(
-            f"backend cuda: this bundle is a VQGAN alone, which --backend tensorrt runs on a GPU; {ON_CPU}"
-        )
+    if choice.name == "cuda":
+        for each in vqgans:
+            check_network_fits(each.spec)
     tensors: Tensors = {}
     if spec is not None:
         assert graphs.weights is not None
         check_kernels_fit(spec)
         tensors = read_transformer_weights(folder / graphs.weights, spec)
     device = CudaDevice(choice.gpu)
-    turns = DeviceTurns(device)
+    turns = DeviceTurns(device, stream=choice.stream)
     try:
         with turns.turn():
             load_kernels(device)
-            engine, networks = None, {}
+            engine = None
             if spec is not None:
                 deterministic = choice.deterministic
                 embeddings = tensors["tok_emb.weight"], tensors["pos_emb"]
@@ -117,8 +123,7 @@ def open_on_gpu(
                     turns=turns,
                     deterministic=deterministic,
                 )
-            if choice.name != "cuda":
-                networks = {each.encoder: open_networks(choice, turns, folder, manifest, each) for each in vqgans}
+            networks = {each.encoder: open_networks(choice, turns, folder, manifest, each) for each in vqgans}
             device.synchronize()
     except BaseException:
         turns.close()

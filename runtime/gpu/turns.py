@@ -15,10 +15,13 @@ class DeviceTurns:
     Parameters
     ----------
     device : closed with this.
+    stream : a caller's, whose order our work keeps: it begins behind what is in that stream then, and what is put there
+        afterwards runs behind it. None for no such order.
     """
 
-    def __init__(self, device: Device) -> None:
+    def __init__(self, device: Device, *, stream: int | None = None) -> None:
         self.device = device
+        self._stream = stream
         self._lock = threading.RLock()
 
     @contextlib.contextmanager
@@ -31,7 +34,13 @@ class DeviceTurns:
     def turn(self) -> Iterator[None]:
         """Use the device."""
         with self._lock, self.device.active():
-            yield
+            if self._stream is not None:
+                self.device.wait_for_stream(self._stream)
+            try:
+                yield
+            finally:
+                if self._stream is not None:
+                    self.device.let_stream_wait(self._stream)
 
     def close(self) -> None:
         """Close the device; a second call does nothing. What is left on it is freed."""
