@@ -10,6 +10,9 @@ from trt_vqgan.errors import BundleError
 DEMOS = ("class", "segmentation", "depth")
 """Models of one VQGAN: given a kind of landscape, a map of labels, or a map of disparity."""
 
+LABELS = ("sky", "cloud", "water", "sand", "grass", "forest", "rock", "snow", "sun")
+"""What the label ids of the demo "segmentation" mean."""
+
 FOLDER = Path(trt_vqgan.__file__).parent / "demo" / "landscapes"
 
 

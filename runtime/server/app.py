@@ -38,7 +38,9 @@ from trt_vqgan.runtime.server.streams import ClientGone, EventQueue, EventStream
 from trt_vqgan.runtime.server.uploads import Files, generate_arguments, read_body
 
 PAGE = Path(__file__).resolve().parent / "page"
-PAGE_FILES: dict[str, str] = {}
+PAGE_FILES = {
+    "page.css": "text/css", "page.js": "text/javascript", "drawing.js": "text/javascript", "docs.js": "text/javascript",
+}  # fmt: skip
 
 log = logging.getLogger("trt_vqgan.server")
 
@@ -55,7 +57,7 @@ def create_app(service: Service) -> FastAPI:
         await asyncio.to_thread(service.close)
 
     app = FastAPI(
-        title="trt-vqgan", version=trt_vqgan.__version__, lifespan=lifespan,
+        title="trt-vqgan", version=trt_vqgan.__version__, lifespan=lifespan, docs_url=None, redoc_url=None,
         description="Pictures from a taming-transformers bundle, in one running batch. See docs/serving.md.",
     )  # fmt: skip
     app.state.service = service
@@ -117,6 +119,10 @@ def create_app(service: Service) -> FastAPI:
     @app.get("/", include_in_schema=False, response_model=None)
     async def page() -> FileResponse:
         return FileResponse(PAGE / "index.html", media_type="text/html", headers=_PAGE_HEADERS)
+
+    @app.get("/docs", include_in_schema=False, response_model=None)
+    async def docs() -> FileResponse:
+        return FileResponse(PAGE / "docs.html", media_type="text/html", headers=_PAGE_HEADERS)
 
     @app.get("/page/{name}", include_in_schema=False, response_model=None)
     async def page_file(name: str) -> FileResponse:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import trt_vqgan
+from trt_vqgan.manifest import read_manifest
 from trt_vqgan.runtime.condition_encoder import argument_name
+from trt_vqgan.runtime.demos import LABELS, demo_bundle
 from trt_vqgan.runtime.server.service import Service
 
 
@@ -25,6 +27,7 @@ def model_json(service: Service) -> dict[str, Any]:
             "classes": _classes(service),
             "null_class": manifest.null_class,
             "labels": maps.in_channels if maps is not None and maps.modality == "segmentation" else None,
+            "label_names": _label_names(service),
             "layout_classes": list(manifest.layout_classes),
         }
     defaults = manifest.sampling
@@ -50,6 +53,13 @@ def model_json(service: Service) -> dict[str, Any]:
             "queue": settings.queue_limit,
         },
     }
+
+
+def _label_names(service: Service) -> list[str] | None:
+    """Return the names of the labels, which a bundle doesn't hold; those of the demo are known."""
+    demo = demo_bundle("segmentation")
+    is_demo = demo.is_file() and read_manifest(demo).bundle_id == service.pipeline.bundle_id
+    return list(LABELS) if is_demo else None
 
 
 def _classes(service: Service) -> list[str]:
