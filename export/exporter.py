@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -20,6 +18,7 @@ from trt_vqgan.export.gpu_graphs import write_gpu_graphs
 from trt_vqgan.export.gumbel_input import choose_gumbel_input
 from trt_vqgan.export.prefixed import Prefixed
 from trt_vqgan.export.transformer_graph import Precision, transformer_graph
+from trt_vqgan.export.whole_folder import whole_folder
 from trt_vqgan.manifest import (
     GraphFile,
     MadeBy,
@@ -109,26 +108,21 @@ def export_checkpoint(
         licence=licence,
         provenance=provenance,
     )
-    target.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
     try:
-        graphs, precisions = write_graphs(folder, spec, checkpoint.weights, precision=precision, say=say)
-        for_gpu = None
-        if gpu:
-            for_gpu = write_gpu_graphs(folder, spec, checkpoint.weights, say=say, say_decision=on_decision or say)
-        say("hashing")
-        manifest = dataclasses.replace(
-            described, graphs=graphs, files=record_files(folder), precision=precisions, gpu=for_gpu
-        )
-        write_manifest(folder, manifest)
-        folder.chmod(0o755)
-        _replace(folder, target)
+        with whole_folder(target) as folder:
+            graphs, precisions = write_graphs(folder, spec, checkpoint.weights, precision=precision, say=say)
+            for_gpu = None
+            if gpu:
+                for_gpu = write_gpu_graphs(folder, spec, checkpoint.weights, say=say, say_decision=on_decision or say)
+            say("hashing")
+            manifest = dataclasses.replace(
+                described, graphs=graphs, files=record_files(folder), precision=precisions, gpu=for_gpu
+            )
+            write_manifest(folder, manifest)
     except OSError as error:
         raise ExportError(
             f"{target}: can't be written ({error.strerror or error}); free space or choose another place"
         ) from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
     return target
 
 
@@ -192,19 +186,3 @@ def _check_target(target: Path, overwrite: bool) -> None:
         raise ExportError(f"{target} exists; choose another folder, or overwrite it (--overwrite)")
     if not (target / "manifest.json").is_file():
         raise ExportError(f"{target} exists and is no bundle, so it won't be overwritten; choose another folder")
-
-
-def _replace(folder: Path, target: Path) -> None:
-    """Rename ``folder`` to ``target``; an older bundle there goes away only once the new one stands."""
-    if target.exists():
-        old = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".old", dir=target.parent))
-        target.rename(old / target.name)
-        try:
-            folder.rename(target)
-        except OSError:
-            (old / target.name).rename(target)
-            raise
-        finally:
-            shutil.rmtree(old, ignore_errors=True)
-    else:
-        folder.rename(target)
