@@ -27,33 +27,41 @@ def pitch_of(channels: int) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ConvLayer:
+    """The sizes of a packed convolution.
+
+    Attributes
+    ----------
+    channels, outputs : that it reads and makes.
+    padded_outputs : with those of a last tile that don't exist.
+    side : of the kernel, 1 or 3.
+    depth : products of a result, those with zeros included.
+    is_half : float16 on tensor cores, else float32 throughout.
+    """
+
+    channels: int
+    outputs: int
+    padded_outputs: int
+    side: int
+    depth: int
+    is_half: bool
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class PackedConv:
     """Weights and bias, padded with zeros to whole tiles.
 
     Attributes
     ----------
+    layer : their sizes.
     weights : float16 (padded outputs, depth), depth being taps x padded channels, padded to a multiple of 32; or
         float32 (taps x padded channels, padded outputs).
     bias : float32 (padded outputs,).
-    channels, outputs : of the layer.
-    side : of the kernel, 1 or 3.
     """
 
+    layer: ConvLayer
     weights: NDArray[Any]
     bias: NDArray[np.float32]
-    channels: int
-    outputs: int
-    side: int
-
-    @property
-    def padded_outputs(self) -> int:
-        """Output channels with those of a last tile that don't exist."""
-        return len(self.bias)
-
-    @property
-    def depth(self) -> int:
-        """Products of a result."""
-        return int(self.weights.shape[1 if self.weights.dtype == np.float16 else 0])
 
 
 def pack_conv(weight: NDArray[Any], bias: NDArray[Any]) -> PackedConv:
@@ -88,4 +96,12 @@ def pack_conv(weight: NDArray[Any], bias: NDArray[Any]) -> PackedConv:
         packed[:, : flat.shape[1]] = flat
     else:
         packed = np.ascontiguousarray(flat.T)
-    return PackedConv(weights=packed, bias=padded_bias, channels=channels, outputs=outputs, side=side)
+    layer = ConvLayer(
+        channels=channels,
+        outputs=outputs,
+        padded_outputs=padded,
+        side=side,
+        depth=int(packed.shape[1 if is_half else 0]),
+        is_half=is_half,
+    )
+    return PackedConv(layer=layer, weights=packed, bias=padded_bias)

@@ -30,8 +30,8 @@ struct Corner {
     }
 };
 
-// Writes two neighbouring channels of one pixel; `channel` is even. `outputs` channels are real: of padded ones, half
-// pictures get what there is (zero), other forms nothing.
+// Writes two neighbouring channels of one pixel; `channel` is even. `outputs` channels are real; the ones up to the pitch
+// get what there is, which is zero.
 __device__ __forceinline__ void store_pair(void *out, int form, int pixel, int channel, float first, float second,
                                            int outputs, int pitch, int plane) {
     if (form == kHalf) {
@@ -42,7 +42,7 @@ __device__ __forceinline__ void store_pair(void *out, int form, int pixel, int c
     }
 #pragma unroll
     for (int i = 0; i < 2; i++) {
-        if (channel + i >= outputs) return;
+        if (channel + i >= (form == kFloat ? pitch : outputs)) return;
         const float value = i ? second : first;
         if (form == kFloat)
             static_cast<float *>(out)[static_cast<size_t>(pixel) * pitch + channel + i] = value;

@@ -9,7 +9,7 @@ import numpy as np
 
 from trt_vqgan.errors import ShapeError
 from trt_vqgan.kernels.launch import Launch
-from trt_vqgan.kernels.packed_conv import DEPTH, NARROW, WIDE, PackedConv, pitch_of
+from trt_vqgan.kernels.packed_conv import DEPTH, NARROW, WIDE, ConvLayer, pitch_of
 from trt_vqgan.kernels.reference.conv2d import Mode
 
 Form = Literal["half", "planes", "float"]
@@ -27,7 +27,7 @@ class ConvPlan:
 
     Parameters
     ----------
-    layer : from `trt_vqgan.kernels.packed_conv.pack_conv`; float16 weights read float16 pictures, float32 float32 ones.
+    layer : packed by `trt_vqgan.kernels.packed_conv.pack_conv`; in half it reads float16 pictures, else float32 ones.
     batch, height, width : of the pictures that are read, with channels padded to `pitch_of` the layer's.
     mode : which pixels are made.
     form : of the result; "half" and "float" with a residual of the same.
@@ -40,7 +40,7 @@ class ConvPlan:
     ShapeError : no pixel to read or to make, too many, or a pitch below the channels.
     """
 
-    layer: PackedConv
+    layer: ConvLayer
     batch: int
     height: int
     width: int
@@ -81,7 +81,6 @@ class ConvPlan:
     def launch(self, *, x: int, weights: int, bias: int, out: int, residual: int = 0) -> Launch:
         """Return the launch that does `trt_vqgan.kernels.reference.conv2d.conv2d`; addresses, 0 for no residual."""
         layer = self.layer
-        is_half = layer.weights.dtype == np.float16
         geometry = (
             np.int32(self.pixels),
             np.int32(self.height),
@@ -94,12 +93,12 @@ class ConvPlan:
             np.int32(2 if self.mode == "halve" else 1),
             np.int32(0 if self.mode == "halve" else layer.side // 2),
             np.int32(self.mode == "double"),
-            np.int32(layer.depth if is_half else layer.padded_outputs),
+            np.int32(layer.depth if layer.is_half else layer.padded_outputs),
             np.int32(_FORMS[self.form]),
             np.int32(self.pitch),
         )
         addresses = tuple(np.uint64(address) for address in (x, weights, bias, residual, out))
-        if not is_half:
+        if not layer.is_half:
             grid = (-(-self.pixels // 64), layer.padded_outputs // 64, 1)
             return Launch(
                 kernel="conv2d_float",

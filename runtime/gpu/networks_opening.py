@@ -16,6 +16,7 @@ from trt_vqgan.runtime.device.cuda import CudaDevice
 from trt_vqgan.runtime.engine_session import LoadedEngine
 from trt_vqgan.runtime.gpu.code_operations import CudaCodeOperations
 from trt_vqgan.runtime.gpu.executors.bound_session import check_cuda_provider
+from trt_vqgan.runtime.gpu.executors.cuda_networks import CudaNetworkExecutor
 from trt_vqgan.runtime.gpu.executors.networks import NetworkExecutor, NetworkName
 from trt_vqgan.runtime.gpu.executors.onnx_networks import OnnxNetworkExecutor
 from trt_vqgan.runtime.gpu.executors.tensorrt_networks import NetworkEngine, TensorRTNetworkExecutor
@@ -46,8 +47,11 @@ def open_networks(
     if vqgan.decoder is not None:
         names["decoder"] = vqgan.decoder
     executor: NetworkExecutor
-    if choice.name == "onnxruntime":
-        executor = _onnx(device, folder, manifest, vqgan, names)
+    if choice.name == "cuda":
+        executor = CudaNetworkExecutor(vqgan.spec, _paths(folder, manifest, names), device)
+    elif choice.name == "onnxruntime":
+        check_cuda_provider()
+        executor = OnnxNetworkExecutor(vqgan.spec, _paths(folder, manifest, names), device)
     else:
         executor = _tensorrt(device, folder, manifest, vqgan, names)
     operations = CudaCodeOperations(
@@ -56,13 +60,9 @@ def open_networks(
     return DeviceNetworks(vqgan.spec, turns, executor=executor, operations=operations)
 
 
-def _onnx(
-    device: CudaDevice, folder: Path, manifest: Manifest, vqgan: BundleVqgan, names: dict[NetworkName, str]
-) -> OnnxNetworkExecutor:
+def _paths(folder: Path, manifest: Manifest, names: dict[NetworkName, str]) -> dict[NetworkName, Path]:
     assert manifest.gpu is not None
-    check_cuda_provider()
-    paths = {network: folder / manifest.gpu.graphs[graph] for network, graph in names.items()}
-    return OnnxNetworkExecutor(vqgan.spec, paths, device)
+    return {network: folder / manifest.gpu.graphs[graph] for network, graph in names.items()}
 
 
 def _tensorrt(

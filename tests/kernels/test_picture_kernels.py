@@ -102,7 +102,7 @@ def test_operands_meet_no_bank_twice(conv: ShimLibrary) -> None:
 
 
 def test_the_tile_follows_the_device() -> None:
-    layer = pack_conv(np.ones((128, 32, 3, 3), np.float16), np.ones(128))
+    layer = pack_conv(np.ones((128, 32, 3, 3), np.float16), np.ones(128)).layer
 
     def kernel(side: int, multiprocessors: int) -> str:
         plan = ConvPlan(layer=layer, batch=1, height=side, width=side, pitch=128, multiprocessors=multiprocessors)
@@ -117,7 +117,7 @@ def test_wrong_convolutions_are_refused() -> None:
         pack_conv(np.ones((4, 4, 5, 5), np.float16), np.ones(4))
     with pytest.raises(ShapeError, match="pack_conv: found float64"):
         pack_conv(np.ones((4, 4, 1, 1)), np.ones(4))
-    layer = pack_conv(np.ones((4, 4, 3, 3), np.float16), np.ones(4))
+    layer = pack_conv(np.ones((4, 4, 3, 3), np.float16), np.ones(4)).layer
     with pytest.raises(ShapeError, match="1x1 pixels \\(halve\\)"):
         ConvPlan(layer=layer, batch=1, height=1, width=1, mode="halve", pitch=8, multiprocessors=1)
     with pytest.raises(ShapeError, match="a pitch of 4 for 4 channels"):

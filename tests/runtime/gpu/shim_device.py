@@ -16,11 +16,16 @@ from trt_vqgan.runtime.device.host import HostDevice
 
 SOURCES = (
     "bias.cu",
+    "conv2d.cu",
+    "conv2d_float.cu",
     "dense_step.cu",
     "embed_tokens.cu",
     "gather_codes.cu",
+    "group_norm.cu",
     "layer_norm.cu",
     "nearest_code.cu",
+    "picture_attention.cu",
+    "picture_layout.cu",
     "pixels.cu",
     "sample_codes.cu",
 )

@@ -8,17 +8,22 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 import trt_vqgan
-from tests.runtime.device.fake_cuda import FakeCuda
+from tests.export.checkpoint_factory import make_checkpoint
+from tests.runtime.device.fake_cuda import STREAM, FakeCuda
 from tests.runtime.test_golden import golden_folder
 from trt_vqgan.errors import BackendUnavailableError, BuildError, BundleError, CudaError
+from trt_vqgan.export.engine_profiles import engine_profiles
 from trt_vqgan.manifest import Manifest, read_manifest
 from trt_vqgan.runtime.backend_choice import BackendChoice
+from trt_vqgan.runtime.bundle_vqgans import BundleVqgan, read_vqgans
 from trt_vqgan.runtime.device.cuda import CudaDevice
-from trt_vqgan.runtime.gpu import cuda_operations, kernels, opening
+from trt_vqgan.runtime.gpu import cuda_operations, kernels, networks_opening, opening
 from trt_vqgan.runtime.gpu.opening import open_on_gpu
+from trt_vqgan.runtime.pipeline import Pipeline
 
 CUDA = BackendChoice(name="cuda", gpu=0)
 
@@ -125,4 +130,100 @@ def test_weights_that_are_cut_off(bundle: tuple[Path, Manifest], fake: FakeCuda,
     (tmp_path / "gpu" / "transformer.safetensors").write_bytes(b"1234")
     with pytest.raises(BundleError, match="its header would have"):
         open_on_gpu(CUDA, tmp_path, bundle[1])
+    assert fake.calls == [], "told before the GPU is touched"
+
+
+# ---- the networks of a VQGAN
+
+
+def vqgans(bundle: tuple[Path, Manifest]) -> list[BundleVqgan]:
+    return [each for each in read_vqgans(*bundle) if each is not None]
+
+
+def test_networks_by_our_kernels(bundle: tuple[Path, Manifest], fake: FakeCuda) -> None:
+    """A picture goes through the whole network on a GPU that computes nothing: the order of calls, and what is left."""
+    opened = open_on_gpu(CUDA, *bundle, vqgans(bundle))
+    networks = opened.networks["encoder"]
+    assert networks.describe() == "own CUDA kernels, NVIDIA Fake (cuda:0, sm_90)"
+    fake.calls.clear()
+    side = bundle[1].model.autoencoder.latent_size
+    factor = bundle[1].model.autoencoder.factor
+    images = np.empty((2, side * factor, side * factor, 3), np.uint8)
+    networks.decode(np.zeros((2, side, side), np.int64), images)
+    names = fake.names()
+    assert [name for name in names if name == "dtoh"] == ["dtoh"], "bytes come back once, of both pictures"
+    launched = [call[1] for call in fake.calls if call[0] == "launch"]
+    assert launched[0].startswith("gather_codes")
+    assert launched[-2:] == ["conv2d_128x16", "pixels_half"]
+    assert {call[-1] for call in fake.calls if call[0] == "launch"} == {STREAM}, "the transformer's own stream"
+    codes = np.empty((1, side, side), np.int64)
+    networks.encode(np.zeros((1, 3, side * factor, side * factor), np.float32), codes)
+    assert fake.names()[-1] == "pop"
+    opened.close()
+    opened.close()
+    gc.collect()
+    assert fake.leaks() == {}
+    assert fake.depth == 0
+
+
+def test_an_error_inside_a_network_leaves_it_usable(bundle: tuple[Path, Manifest], fake: FakeCuda) -> None:
+    opened = open_on_gpu(CUDA, *bundle, vqgans(bundle))
+    networks, factor = opened.networks["encoder"], bundle[1].model.autoencoder.factor
+    codes, images = np.zeros((1, 2, 3), np.int64), np.empty((1, 2 * factor, 3 * factor, 3), np.uint8)
+    networks.decode(codes, images)
+    fake.failing.update(cuMemAlloc="out of memory")
+    with pytest.raises(CudaError, match="out of GPU memory"):
+        networks.decode(codes, images)
+    fake.failing.clear()
+    networks.decode(codes, images)
+    opened.close()
+    gc.collect()
+    assert fake.leaks() == {}
+
+
+def test_a_vqgan_alone(fake: FakeCuda, tmp_path: Path) -> None:
+    folder = trt_vqgan.export_checkpoint(make_checkpoint(tmp_path / "run", kind="vq"), tmp_path / "bundle", gpu=True)
+    alone = folder, read_manifest(folder)
+    with Pipeline(*alone, threads=1, choice=CUDA) as pipe:
+        assert pipe.backend_details == "cuda (encoder and decoder: own CUDA kernels, NVIDIA Fake (cuda:0, sm_90))"
+        assert pipe.precision == "fp16"
+        assert pipe.decode(np.zeros((2, 2), np.int64)).shape[0] == 1
+    gc.collect()
+    assert fake.leaks() == {}
+
+
+def test_networks_as_engines(bundle: tuple[Path, Manifest], fake: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every graph's engine is found at once, and a network's is loaded when it is first used."""
+    found: list[str] = []
+
+    def find(folder: Path, manifest: Manifest, graph: str, *, target: str) -> object:
+        assert target == "sm90"
+        found.append(graph)
+        key = SimpleNamespace(profiles=engine_profiles(manifest.model, graph))
+        return SimpleNamespace(title="TensorRT 0"), SimpleNamespace(key=key)
+
+    loaded: list[str] = []
+
+    def load(data: bytes, *, tensorrt: object, name: str) -> SimpleNamespace:
+        loaded.append(name)
+        return SimpleNamespace()
+
+    for module in (opening, networks_opening):
+        monkeypatch.setattr(module, "find_engine", find)
+        monkeypatch.setattr(module, "LoadedEngine", load)
+        monkeypatch.setattr(module, "read_engine", lambda folder, record: b"")
+    opened = open_on_gpu(BackendChoice(name="tensorrt", gpu=0), *bundle, vqgans(bundle))
+    assert found[-2:] == ["encoder", "decoder"]
+    assert not {"encoder", "decoder"} & set(loaded)
+    assert opened.networks["encoder"].describe() == "TensorRT 0, NVIDIA Fake (cuda:0, sm_90)"
+    opened.close()
+    gc.collect()
+    assert fake.leaks() == {}
+
+
+def test_a_vqgan_that_the_kernels_do_not_take(bundle: tuple[Path, Manifest], fake: FakeCuda) -> None:
+    (pictures,) = vqgans(bundle)
+    wide = dataclasses.replace(pictures, spec=dataclasses.replace(pictures.spec, base_channels=1024))
+    with pytest.raises(BackendUnavailableError, match="channels, wanted at most"):
+        open_on_gpu(CUDA, *bundle, [wide])
     assert fake.calls == [], "told before the GPU is touched"
