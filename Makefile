@@ -8,7 +8,7 @@ PYTEST_ARGS ?=
 BIN   := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup check format test test-all bench bench-peers bench-plots bench-compare gpu-check gpu-check-data wheel clean
+.PHONY: setup check format test test-all bench bench-peers bench-plots bench-compare gpu-check gpu-check-data triton-server wheel clean
 
 setup: $(READY)
 
@@ -86,6 +86,13 @@ gpu-check:
 # The golden models' weights, for gpu-check on a machine that can't export.
 gpu-check-data: $(READY)
 	$(BIN)/python -m trt_vqgan.benchmarks.gpu_check --prepare build/gpu-check
+
+# A Triton server with its Python backend, out of the package nvidia-pytriton (55 MB), and an environment for that
+# backend, which was built for NumPy 1. tests/runtime/triton then asks it.
+triton-server: $(READY)
+	$(BIN)/python -m pip download -q --no-deps --only-binary :all: -d build/triton-wheel nvidia-pytriton==0.7.0
+	$(BIN)/python -m zipfile -e build/triton-wheel/nvidia_pytriton-*.whl build/triton-server
+	$(BIN)/python -m pip install -q --upgrade --target build/triton-python 'numpy<2' click onnxruntime Pillow tqdm
 
 wheel: $(READY)
 	$(BIN)/python -m pip wheel -q --no-deps -w dist .

@@ -14,6 +14,7 @@ from trt_vqgan.cli.codes import decode, encode
 from trt_vqgan.cli.commands import Commands, debug_option
 from trt_vqgan.cli.embedding import embedding_options
 from trt_vqgan.cli.export import export, verify
+from trt_vqgan.cli.export_triton import export_triton
 from trt_vqgan.cli.generate import generate
 from trt_vqgan.cli.info import info
 from trt_vqgan.cli.reconstruct import reconstruct
@@ -33,5 +34,18 @@ def main() -> None:
     """
 
 
-for _command in (generate, reconstruct, encode, decode, score, info, export, verify, build, serve, bench):
+for _command in (
+    generate,
+    reconstruct,
+    encode,
+    decode,
+    score,
+    info,
+    export,
+    verify,
+    build,
+    export_triton,
+    serve,
+    bench,
+):
     main.add_command(_command)
