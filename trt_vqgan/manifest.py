@@ -294,7 +294,9 @@ def manifest_from_json(text: str, where: str = MANIFEST_NAME) -> Manifest:
     try:
         manifest: Manifest = from_dict(Manifest, data, where)
     except SpecError as error:
-        raise BundleError(str(error)) from None
+        # an unknown key is told with its place, a contradiction between two isn't
+        told = str(error)
+        raise BundleError(told if told.startswith(where) else f"{where}: {told}") from None
     except BundleError as error:
         raise BundleError(f"{where}: {error}") from None
     return manifest
