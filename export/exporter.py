@@ -16,6 +16,7 @@ from trt_vqgan.export.autoencoder_graph import codebook_key, decoder_graph, enco
 from trt_vqgan.export.checkpoint import Checkpoint, open_checkpoint
 from trt_vqgan.export.gpu_graphs import write_gpu_graphs
 from trt_vqgan.export.gumbel_input import choose_gumbel_input
+from trt_vqgan.export.precision_choice import choose_precision
 from trt_vqgan.export.prefixed import Prefixed
 from trt_vqgan.export.transformer_graph import Precision, transformer_graph
 from trt_vqgan.export.whole_folder import whole_folder
@@ -29,7 +30,7 @@ from trt_vqgan.manifest import (
 )
 from trt_vqgan.spec import AutoencoderSpec, LayoutForm, ModelSpec
 
-PRECISIONS = ("fp32", "int8", "int4")
+PRECISIONS = ("fp32", "int8", "int4", "auto")
 HALF_WEIGHTS = "fp16 weights"
 
 OnStage = Callable[[str], None]
@@ -61,7 +62,8 @@ def export_checkpoint(
     run : run folder, ``.ckpt`` or ``.safetensors``; ``config`` its YAML where it isn't found beside it.
     out : folder to make. It appears whole or not at all.
     precision : "fp32"; "int8": the transformer's matrices as int8 blocks of 64, the VQGAN's weights stored as float16
-        (and computed in float32); "int4": the same with the layers' matrices as 4-bit blocks of 32.
+        (and computed in float32); "int4": the same with the layers' matrices as 4-bit blocks of 32; "auto": the fastest
+        of these, mixtures of the last two included, whose predictions stay near those of "fp32" (`precision_choice`).
     gpu : add graphs for GPUs, in FP16.
     class_names : a name a class, in the order of their ids; for a model conditioned on boxes, of the objects' classes.
     layout_form : what the tokens of a scene model's layout are, "boxes", "boxes+crop", "points" or "points+crop"; by
@@ -110,13 +112,29 @@ def export_checkpoint(
     )
     try:
         with whole_folder(target) as folder:
-            graphs, precisions = write_graphs(folder, spec, checkpoint.weights, precision=precision, say=say)
+            choice = None
+            if precision == "auto" and spec.transformer is not None:
+                choice = choose_precision(spec, checkpoint.weights, sampling=described.sampling, say=say)
+                (on_decision or say)(choice.told)
+            graphs, precisions = write_graphs(
+                folder,
+                spec,
+                checkpoint.weights,
+                precision=choice.precision if choice is not None else "fp32" if precision == "auto" else precision,
+                wider=choice.wider if choice is not None else frozenset(),
+                say=say,
+            )
             for_gpu = None
             if gpu:
                 for_gpu = write_gpu_graphs(folder, spec, checkpoint.weights, say=say, say_decision=on_decision or say)
             say("hashing")
             manifest = dataclasses.replace(
-                described, graphs=graphs, files=record_files(folder), precision=precisions, gpu=for_gpu
+                described,
+                graphs=graphs,
+                files=record_files(folder),
+                precision=precisions,
+                precision_measured=None if choice is None else choice.measured,
+                gpu=for_gpu,
             )
             write_manifest(folder, manifest)
     except OSError as error:
@@ -127,13 +145,20 @@ def export_checkpoint(
 
 
 def write_graphs(
-    folder: Path, spec: ModelSpec, weights: Mapping[str, Any], *, precision: str, say: OnStage = lambda stage: None
+    folder: Path,
+    spec: ModelSpec,
+    weights: Mapping[str, Any],
+    *,
+    precision: str,
+    wider: frozenset[str] = frozenset(),
+    say: OnStage = lambda stage: None,
 ) -> tuple[dict[str, GraphFile], dict[str, str]]:
     """Write the graphs and codebooks of a model into ``folder``; return the manifest's ``graphs`` and ``precision``.
 
     Parameters
     ----------
     weights : arrays under ``first_stage.``, ``condition.`` and ``transformer.``, read as they are written.
+    wider : matrices of an int4 transformer that keep 8 bits.
     """
     graphs: dict[str, GraphFile] = {}
     precisions: dict[str, str] = {}
@@ -154,9 +179,8 @@ def write_graphs(
         write_autoencoder(spec.condition.autoencoder, "condition.", ("condition_encoder",), "condition_codebook.npy")
     if spec.transformer is not None:
         say("transformer")
-        files = transformer_graph(spec.transformer, weights, precision=cast(Precision, precision)).save(
-            folder / "transformer.onnx"
-        )
+        graph = transformer_graph(spec.transformer, weights, precision=cast(Precision, precision), wider=wider)
+        files = graph.save(folder / "transformer.onnx")
         graphs["transformer"] = GraphFile(file=files[0].name, data_file=files[1].name)
         precisions["transformer"] = precision
     return graphs, precisions

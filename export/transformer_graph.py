@@ -54,6 +54,7 @@ class _Writer:
     spec: TransformerSpec
     weights: Mapping[str, ArraySource]
     precision: Precision
+    wider: frozenset[str]
 
     def array(self, key: str) -> np.ndarray[Any, np.dtype[np.float32]]:
         return np.asarray(self.weights[f"transformer.{key}"], dtype=np.float32)
@@ -88,10 +89,16 @@ class _Writer:
         """Return how a matrix is kept; None for floats."""
         if self.precision == "fp32":
             return None
-        return INT8 if self.precision == "int8" or name == "head" else INT4
+        return INT8 if self.precision == "int8" or name == "head" or _group(name) in self.wider else INT4
 
     def matrix(self, key: str, rows: int, columns: int) -> LazyArray:
         return LazyArray((rows, columns), np.dtype(np.float32), lambda: self.array(key).reshape(rows, columns))
+
+
+def _group(name: str) -> str:
+    """Return the name of the matrices that share a form: an input projection's is that of its attention."""
+    parent, _, part = name.rpartition(".")
+    return parent if parent.endswith(".attn") and part != "proj" else name
 
 
 def _quantized(builder: GraphBuilder, name: str, weight: LazyArray, form: BlockForm) -> list[str]:
@@ -113,7 +120,11 @@ def _quantized(builder: GraphBuilder, name: str, weight: LazyArray, form: BlockF
 
 
 def transformer_graph(
-    spec: TransformerSpec, weights: Mapping[str, ArraySource], *, precision: Precision = "fp32"
+    spec: TransformerSpec,
+    weights: Mapping[str, ArraySource],
+    *,
+    precision: Precision = "fp32",
+    wider: frozenset[str] = frozenset(),
 ) -> GraphBuilder:
     """Return the transformer's graph, its weights still unread.
 
@@ -124,9 +135,10 @@ def transformer_graph(
     precision : "fp32", or "int8": weights in blocks of 64 along the inner axis with one scale each (symmetric), while
         activations are quantised per row and block as they come; embeddings are int8 with a scale a row. "int4": the
         same with 4-bit weights in blocks of 32, the head still in 8 bits.
+    wider : matrices, as `quantized_gpt.matrix_names` has them, that keep 8 bits where the precision is "int4".
     """
     b = GraphBuilder("transformer", opset=OPSET, external=True)
-    w = _Writer(b, spec, weights, precision)
+    w = _Writer(b, spec, weights, precision, wider)
     heads, size, width = spec.num_heads, spec.head_size, spec.hidden_size
     cache_shape = ("B", heads, 1, "S", size)
     b.input("tokens", np.int64, ("B", "T"))

@@ -101,6 +101,41 @@ class GpuGraphs:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class MeasuredPrecision:
+    """How far a precision of the transformer is from float32.
+
+    Attributes
+    ----------
+    kl_nats : mean divergence a code from float32's distribution.
+    nll_rise : rise of the codes' negative log-likelihood, as a share of float32's.
+    bits : a weight of the layers' matrices, scales included.
+    wider : matrices that have 8 bits where the others have 4.
+    """
+
+    kl_nats: float
+    nll_rise: float
+    bits: float
+    wider: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PrecisionMeasurement:
+    """What `export --precision auto` measured before it chose.
+
+    Attributes
+    ----------
+    codes : drawn by the model itself in float32, on which all was measured.
+    kl_limit_nats, nll_limit : the limits of ``kl_nats`` and ``nll_rise``.
+    candidates : name -> what was found; none of fp32, which all is measured against.
+    """
+
+    codes: int
+    kl_limit_nats: float
+    nll_limit: float
+    candidates: dict[str, MeasuredPrecision]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class SamplingDefaults:
     """How codes are drawn unless the caller says otherwise.
 
@@ -151,6 +186,7 @@ class Manifest:
     codebooks : "codebook", "condition_codebook" -> file, where it isn't the name with ``.npy``.
     made_by : what made it.
     precision : graph name -> "fp32", "int8", "int4" …
+    precision_measured : what the transformer's precision was chosen by; None where it was named.
     sampling : defaults of `generate`.
     class_names : one a class, in the order of their ids; empty for none.
     layout_classes : classes of the objects of a model conditioned on boxes, in the order of their ids; empty where they
@@ -170,6 +206,7 @@ class Manifest:
     made_by: MadeBy
     codebooks: dict[str, str] = dataclasses.field(default_factory=dict)
     precision: dict[str, str] = dataclasses.field(default_factory=dict)
+    precision_measured: PrecisionMeasurement | None = None
     sampling: SamplingDefaults = SamplingDefaults()
     class_names: tuple[str, ...] = ()
     layout_classes: tuple[str, ...] = ()
@@ -264,8 +301,9 @@ def segment_name(index: int) -> str:
 def manifest_to_json(manifest: Manifest) -> str:
     """Return the manifest as JSON text, the same text for equal manifests."""
     data = dataclasses.asdict(manifest)
-    if manifest.gpu is None:
-        del data["gpu"]  # so that a bundle for the CPU stays readable where the key isn't known
+    for optional in ("gpu", "precision_measured"):
+        if data[optional] is None:
+            del data[optional]  # so that a bundle without it stays readable where the key isn't known
     return json.dumps(data, indent=1, sort_keys=True, allow_nan=False) + "\n"
 
 

@@ -23,10 +23,12 @@ from trt_vqgan.manifest import read_manifest
 @click.option("-o", "--out", type=options.PATH, required=True, metavar="BUNDLE", help="The folder to write.")
 @click.option(
     "--precision",
-    type=click.Choice(["fp32", "int8", "int4"]),
+    type=click.Choice(["fp32", "int8", "int4", "auto"]),
     default="fp32",
     show_default=True,
-    help="Of the weights; int8 and int4 are smaller and faster, and int4 changes what the model predicts a little.",
+    help="Of the weights; int8 and int4 are smaller and faster, and int4 changes what the model predicts a little. "
+    "auto measures that on codes that the model draws, and takes the fastest, mixtures included, of at most 0.005 "
+    "nats of mean divergence a code and 0.5 % of likelihood.",
 )
 @click.option("--gpu", is_flag=True, help="Add FP16 graphs for GPUs, which `build` makes engines of.")
 @click.option("--class-names", metavar="NAME,NAME,…", help="A name a class, in the order of their ids.")

@@ -16,7 +16,7 @@ from trt_vqgan.cli.conditions import model_kind
 
 if TYPE_CHECKING:
     from trt_vqgan.engine_records import EngineRecord
-    from trt_vqgan.manifest import Manifest
+    from trt_vqgan.manifest import Manifest, PrecisionMeasurement
     from trt_vqgan.spec import AutoencoderSpec
 
 MEBIBYTE = 1 << 20
@@ -89,6 +89,8 @@ def _rows(manifest: Manifest) -> list[tuple[str, str]]:
         size_bytes = sum(manifest.files[name].size_bytes for name in names)
         precision = manifest.precision.get(graph, "fp32")
         rows.append((f"graph {graph}", f"{precision}, {size_bytes / MEBIBYTE:.1f} MiB, {', '.join(names)}"))
+    if manifest.precision_measured is not None:
+        rows += _measured_rows(manifest.precision_measured)
     if manifest.gpu is not None:
         gpu = manifest.gpu
         size_bytes = sum(manifest.files[name].size_bytes for graph in gpu.graphs for name in gpu.files_of(graph)[:1])
@@ -105,6 +107,19 @@ def _rows(manifest: Manifest) -> list[tuple[str, str]]:
         (name, text) for name, text in (("licence", manifest.licence), ("provenance", manifest.provenance)) if text
     ]
     return rows
+
+
+def _measured_rows(measured: PrecisionMeasurement) -> list[tuple[str, str]]:
+    """Return a row for each precision that `export --precision auto` measured."""
+    return [
+        (
+            f"measured {name}",
+            f"{candidate.kl_nats:.4f} nats of mean divergence a code, negative log-likelihood "
+            f"{100 * candidate.nll_rise:+.2f} %, {candidate.bits:.2f} bits a weight"
+            + (f", 8 bits in {len(candidate.wider)} matrices" if candidate.wider else ""),
+        )
+        for name, candidate in measured.candidates.items()
+    ]
 
 
 def _engine_rows(manifest: Manifest, engines: Sequence[EngineRecord]) -> list[tuple[str, str]]:
