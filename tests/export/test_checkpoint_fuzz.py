@@ -104,7 +104,7 @@ def safetensors(draw: st.DrawFn) -> bytes:
     text = json.dumps(header).encode()
     if draw(st.booleans()):
         text = draw(changed(text))
-    length = draw(st.sampled_from([len(text)] * 6 + [len(text) - 1, len(text) + 60, 1 << 62, 0]))
+    length = draw(st.sampled_from([len(text)] * 6 + [max(0, len(text) - 1), len(text) + 60, 1 << 62, 0]))
     return struct.pack("<Q", length) + text + bytes(draw(st.sampled_from([48, 48, 48, 47, 0, 100])))
 
 

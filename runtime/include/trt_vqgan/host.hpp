@@ -27,6 +27,9 @@ struct LoadOptions {
     std::string backend = "auto";
     std::optional<std::string> device;
     std::optional<int> threads;
+    bool deterministic = false;
+    std::optional<std::string> picture_precision;
+    std::optional<void *> stream;  // on a GPU, a cudaStream_t of the host's, whose order is kept
 };
 
 // What a bundle is, and what runs it.
@@ -52,6 +55,9 @@ class Pipeline {
             keywords["backend"] = options.backend;
             if (options.device) keywords["device"] = *options.device;
             if (options.threads) keywords["threads"] = *options.threads;
+            keywords["deterministic"] = options.deterministic;
+            if (options.picture_precision) keywords["picture_precision"] = *options.picture_precision;
+            if (options.stream) keywords["stream"] = reinterpret_cast<std::uintptr_t>(*options.stream);
             const auto path =
                 bundle.empty() ? pybind11::object(pybind11::none()) : pybind11::object(pybind11::str(bundle));
             return Pipeline(

@@ -69,6 +69,13 @@ void errors(const std::string &bundle) {
         Pipeline::open(bundle, options);
     };
     CHECK(has(thrown<trt_vqgan::BackendUnavailableError>(no_backend), "abacus"));
+    const auto stream_on_cpu = [&] {
+        trt_vqgan::LoadOptions options;
+        options.device = "cpu";
+        options.stream = nullptr;  // CUDA's default stream
+        Pipeline::open(bundle, options);
+    };
+    CHECK(has(thrown<trt_vqgan::BackendUnavailableError>(stream_on_cpu), "which has no streams"));
     const Pipeline pipeline = open(bundle);
     const std::vector<std::int64_t> codes(4, -1);
     CHECK(thrown<trt_vqgan::ShapeError>([&] { pipeline.decode({codes.data(), {1, 2, 2}}); }) ==

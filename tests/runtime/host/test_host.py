@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import shutil
@@ -120,6 +121,14 @@ def test_every_error_has_its_class() -> None:
 def test_every_argument_of_generate_is_in_the_request() -> None:
     given = re.findall(r"found(?:\[|, )\"(\w+)\"", (INCLUDE / "detail" / "arguments.hpp").read_text())
     assert set(given) == set(GenerateArguments.__annotations__)
+
+
+def test_every_argument_of_load_is_in_the_options() -> None:
+    given = set(
+        re.findall(r"keywords\[\"(\w+)\"\] = \*?(?:\w+<[\w:]+>\(\*?)?options", (INCLUDE / "host.hpp").read_text())
+    )
+    wanted = set(inspect.signature(trt_vqgan.load).parameters) - {"bundle"}
+    assert wanted <= given, "a new argument belongs into LoadOptions too"
 
 
 def test_a_program_is_told_what_is_missing(cmake: str, cmakedir: str, tmp_path: Path) -> None:
