@@ -7,9 +7,12 @@ import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
+
+from trt_vqgan.runtime.native import build
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
@@ -98,3 +101,52 @@ def test_import_rules_can_fail(tmp_path: Path, file: str, line: str) -> None:
     assert kept()
     (package / file).write_text(line + "\n")
     assert not kept()
+
+
+@pytest.fixture(scope="module")
+def source_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of what a wheel is built from, without the demos' weights."""
+    pytest.importorskip("hatchling", reason="hatchling isn't installed; `make setup` installs it")
+    folder = tmp_path_factory.mktemp("tree") / "project"
+    shutil.copytree(
+        ROOT / "trt_vqgan", folder / "trt_vqgan", ignore=shutil.ignore_patterns("demo", "__pycache__", ".*")
+    )
+    for name in ("pyproject.toml", "hatch_build.py", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, folder)
+    return folder
+
+
+def built_wheel(tree: Path, out: Path, compiler: str | None) -> tuple[str, list[str]]:
+    """Return the name of a wheel and of the libraries in it; ``compiler`` is the script of one, None for none."""
+    if sys.platform == "win32":
+        pytest.skip("the compiler of this test is a shell script")
+    tools = out / "bin"
+    tools.mkdir(parents=True)
+    if compiler is not None:
+        (tools / "c++").write_text(f'#!/bin/sh\nwhile [ "$1" != -o ]; do shift; done\n{compiler}\n')
+        (tools / "c++").chmod(0o755)
+    done = subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(out)],
+        env={"PATH": str(tools), "HOME": str(out), "TMPDIR": str(out)},
+        capture_output=True,
+        text=True,
+        cwd=tree,
+    )
+    assert done.returncode == 0, done.stderr
+    (wheel,) = out.glob("*.whl")
+    assert not list(out.glob("trt-vqgan-*")), "what was compiled is removed"
+    with zipfile.ZipFile(wheel) as archive:
+        return wheel.name, [name for name in archive.namelist() if name.endswith(".so")]
+
+
+def test_a_wheel_has_the_compiled_kernels(source_tree: Path, tmp_path: Path) -> None:
+    name, libraries = built_wheel(source_tree, tmp_path, 'echo library > "$2"')
+    assert re.search(r"-py3-none-(linux|macosx)_\w+\.whl$", name), name
+    assert libraries == [f"trt_vqgan/runtime/native/{build.library_name()}"], "it is found where it was unpacked"
+
+
+@pytest.mark.parametrize("compiler", [None, "echo 'error: too old' >&2; exit 1"], ids=["none", "failing"])
+def test_a_wheel_without_a_compiler_is_pure(source_tree: Path, tmp_path: Path, compiler: str | None) -> None:
+    name, libraries = built_wheel(source_tree, tmp_path, compiler)
+    assert name.endswith("-py3-none-any.whl")
+    assert not libraries

@@ -2,7 +2,8 @@
 
 The library's name holds a hash of the sources, the options and the machine, and it is renamed into place when it is
 whole: so any number of processes may build or load at once, and an old library is never taken for a new one.
-``python -m trt_vqgan.runtime.native.build`` builds it ahead.
+``python -m trt_vqgan.runtime.native.build`` builds it ahead, and a wheel built where there is a compiler has it inside
+(hatch_build.py).
 """
 
 from __future__ import annotations
@@ -23,6 +24,11 @@ from trt_vqgan.runtime.threads import available_threads
 
 SOURCES = Path(__file__).resolve().parents[2] / "kernels" / "cpu"
 COMPILERS = ("c++", "g++", "clang++")
+PACKAGED = Path(__file__).resolve().parent
+"""Where a wheel has its library."""
+
+KEPT_LIBRARIES = 4
+"""In the cache folder: of versions that take turns, such as those of several environments."""
 
 _OPTIONS = ("-std=c++17", "-O3", "-fPIC", "-ffp-contract=off", "-fvisibility=hidden", "-Wall", "-Wno-psabi")
 # GCC 12 warns of uninitialised values inside its own header of AVX-512
@@ -41,8 +47,8 @@ _OTHERS = (
 
 def find_library() -> Path | None:
     """Return the library of these sources where it has been built, else None; builds nothing."""
-    path = _library_path()
-    return path if path.is_file() else None
+    name = library_name()
+    return next((path for folder in (PACKAGED, cache_folder()) if (path := folder / name).is_file()), None)
 
 
 def built_library(*, say: Say | None = None) -> Path:
@@ -56,9 +62,24 @@ def built_library(*, say: Say | None = None) -> Path:
     ------
     BackendUnavailableError : there is no C++ compiler, or it fails; says what to install.
     """
-    path = _library_path()
-    if path.is_file():
-        return path
+    found = find_library()
+    if found is not None:
+        return found
+    path = cache_folder() / library_name()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".building-", dir=path.parent) as folder:
+            compile_library(Path(folder), say=say).replace(path)
+    except OSError as error:
+        raise BackendUnavailableError(
+            f"native backend: {path.parent} can't be written ({error}); name another folder in ${CACHE_VARIABLE}"
+        ) from None
+    _remove_superseded(path)
+    return path
+
+
+def compile_library(folder: Path, *, say: Say | None = None) -> Path:
+    """Return the library, compiled inside ``folder``, whose objects stay there too; errors as of `built_library`."""
     compiler = find_compiler()
     if compiler is None:
         raise BackendUnavailableError(
@@ -66,16 +87,7 @@ def built_library(*, say: Say | None = None) -> Path:
             "and Ubuntu: apt-get install g++; Fedora: dnf install gcc-c++; macOS: xcode-select --install), or use "
             "--backend onnxruntime"
         )
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".building-", dir=path.parent) as folder:
-            made = _compile(compiler, Path(folder), say)
-            made.replace(path)
-    except OSError as error:
-        raise BackendUnavailableError(
-            f"native backend: {path.parent} can't be written ({error}); name another folder in ${CACHE_VARIABLE}"
-        ) from None
-    return path
+    return _compile(compiler, folder, say)
 
 
 def find_compiler() -> str | None:
@@ -83,15 +95,29 @@ def find_compiler() -> str | None:
     return next((found for name in COMPILERS if (found := shutil.which(name))), None)
 
 
-def _library_path() -> Path:
+def library_name() -> str:
+    """Return the name of the library of these sources, options and machine."""
     version = source_hash(
         SOURCES, (".cpp", ".hpp"), options=(_OPTIONS, _KERNELS, _AMX, platform.machine(), sys.platform)
     )
-    return cache_folder() / f"transformer-{version}.so"
+    return f"transformer-{version}.so"
+
+
+def _remove_superseded(newest: Path) -> None:
+    """Remove all but the newest libraries beside the one that was just built; a process that runs one keeps it."""
+    others = [path for path in newest.parent.glob("transformer-*.so") if path != newest]
+    for path in sorted(others, key=_built_at, reverse=True)[KEPT_LIBRARIES - 1 :]:
+        path.unlink(missing_ok=True)
+
+
+def _built_at(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:  # another process removes them too
+        return 0.0
 
 
 def _compile(compiler: str, folder: Path, say: Say | None) -> Path:
-    """Return the library, compiled inside ``folder``."""
     wide = platform.machine() in ("x86_64", "AMD64")
     tables = _KERNELS if wide else {"kPlain": ()}
     objects = [
@@ -113,7 +139,7 @@ def _compile(compiler: str, folder: Path, say: Say | None) -> Path:
         slow_line=f"trt-vqgan: compiling the CPU kernels with {compiler}, once; this takes some seconds …",
         say=say,
     )
-    library = folder / "transformer.so"
+    library = folder / library_name()
     _run([compiler, "-shared", "-pthread", *(str(folder / target) for target, _, _ in objects), "-o", str(library)])
     return library
 

@@ -66,6 +66,34 @@ def test_other_sources_are_another_library(
     assert build.find_library() is None
 
 
+def test_a_wheels_own_library_is_taken(
+    cache: Path, tools: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "PACKAGED", tmp_path)
+    (tmp_path / "transformer-0123456789abcdef.so").touch()  # of other sources
+    assert build.find_library() is None
+    library = tmp_path / build.library_name()
+    library.touch()
+    assert build.built_library() == library == build.find_library()
+    assert not cache.exists()
+
+
+def test_old_libraries_are_removed(cache: Path, tools: Path) -> None:
+    fake_compiler(tools, 'echo library > "$out"')
+    cache.mkdir()
+    for age in range(1, 8):
+        library = cache / f"transformer-{age}.so"
+        library.touch()
+        os.utime(library, (1e9 - age, 1e9 - age))
+    (cache / "another").touch()
+    newest = build.built_library()
+    assert {path.name for path in cache.iterdir()} == {
+        "another",
+        newest.name,
+        *(f"transformer-{age}.so" for age in range(1, build.KEPT_LIBRARIES)),
+    }
+
+
 def test_no_compiler_is_one_clear_error(cache: Path, tools: Path) -> None:
     with pytest.raises(
         BackendUnavailableError, match=r"no C\+\+ compiler.*apt-get install g\+\+.*--backend onnxruntime"
