@@ -14,7 +14,7 @@ from tests.test_manifest import plain, with_gpu
 from trt_vqgan.errors import BundleError
 from trt_vqgan.manifest import Manifest, manifest_from_json, manifest_to_json
 
-SHORT, LONG = 400, 40_000
+SHORT, LONG = 200, 40_000
 
 scalars = (
     st.none()

@@ -21,7 +21,7 @@ from trt_vqgan.export.safetensors_file import read_safetensors_file
 from trt_vqgan.export.stored_tensor import StoredTensor
 from trt_vqgan.export.torch_file import read_torch_file
 
-SHORT, LONG = 300, 20_000  # of each of three kinds of file
+SHORT, LONG = 150, 20_000  # of each of three kinds of file
 
 STATE = {"a": torch.arange(24.0).reshape(4, 6).t(), "b": torch.ones(3, dtype=torch.int64), "c": torch.zeros(2).half()}
 
