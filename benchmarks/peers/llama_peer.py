@@ -62,7 +62,10 @@ class LlamaSteps:
             if package.llama_model_quantize(str(path).encode(), str(target).encode(), ctypes.byref(settings)):
                 raise RuntimeError(f"llama.cpp can't quantise {path} to {precision}")
             path = target
-        self._model = package.llama_model_load_from_file(str(path).encode(), package.llama_model_default_params())
+        loading = package.llama_model_default_params()
+        # its AMX buffers crash in steps of three rows of q8_0 (0.3.36)
+        loading.use_extra_bufts = False
+        self._model = package.llama_model_load_from_file(str(path).encode(), loading)
         if not self._model:
             raise RuntimeError(f"llama.cpp can't load {path}")
         self._positions = spec.max_seq_len
