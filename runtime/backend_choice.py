@@ -12,10 +12,12 @@ from trt_vqgan.manifest import Manifest
 from trt_vqgan.runtime.backends import backend_reports
 
 BackendName = Literal["native", "onnxruntime", "tensorrt", "cuda"]
+PicturePrecision = Literal["auto", "fp32", "bf16"]
 
 GPU_BACKENDS: tuple[BackendName, ...] = ("tensorrt", "cuda")
 """In the order in which ``auto`` takes them."""
 
+PICTURE_PRECISIONS: tuple[PicturePrecision, ...] = ("auto", "fp32", "bf16")
 BACKENDS = ("auto", "native", "onnxruntime", *GPU_BACKENDS)
 ON_CPU = "--backend onnxruntime --device cpu runs this bundle on the CPU"
 
@@ -31,12 +33,14 @@ class BackendChoice:
     name : which.
     gpu : number of the GPU; None on the CPU.
     deterministic : pictures have the same codes whatever others run beside them; on the CPU they always have.
+    picture_precision : asked for of the decoder, which only our CPU kernels let choose.
     stream : handle of a caller's CUDA stream, whose order the work keeps; None without one.
     """
 
     name: BackendName = "onnxruntime"
     gpu: int | None = None
     deterministic: bool = False
+    picture_precision: PicturePrecision = "auto"
     stream: int | None = None
 
 
@@ -45,7 +49,13 @@ CPU_CHOICE = BackendChoice()
 
 
 def choose_backend(
-    backend: str, device: str | None, folder: Path, manifest: Manifest, *, deterministic: bool = False
+    backend: str,
+    device: str | None,
+    folder: Path,
+    manifest: Manifest,
+    *,
+    deterministic: bool = False,
+    picture_precision: str = "auto",
 ) -> BackendChoice:
     """Return what runs a bundle.
 
@@ -57,12 +67,35 @@ def choose_backend(
     device : "cpu", "cuda" or "cuda:N"; None for what suits the backend.
     folder, manifest : the bundle.
     deterministic : leaves of the backends on a GPU only "cuda", where we know in which order everything is added.
+    picture_precision : one of `PICTURE_PRECISIONS`, as ``load`` of `trt_vqgan.runtime.pipeline` takes it.
 
     Raises
     ------
     BackendUnavailableError : an unknown backend or device, two that don't go together, or one that can't run the bundle
         here; says everything that is missing, and what runs instead.
     """
+    choice = _choose(backend, device, folder, manifest, deterministic=deterministic)
+    for precision in PICTURE_PRECISIONS:
+        if precision == picture_precision:
+            return dataclasses.replace(choice, picture_precision=_checked(precision, choice))
+    raise BackendUnavailableError(
+        f"picture precision: found {picture_precision!r}, wanted one of {', '.join(PICTURE_PRECISIONS)}"
+    )
+
+
+def _checked(precision: PicturePrecision, choice: BackendChoice) -> PicturePrecision:
+    if (precision == "bf16" and choice.name != "native") or (precision == "fp32" and choice.gpu is not None):
+        place = "on the CPU" if choice.gpu is None else "on a GPU"
+        raise BackendUnavailableError(
+            f"picture precision {precision}: found backend {choice.name} {place}, which hasn't got it; wanted backend "
+            "native, or picture precision auto"
+        )
+    return precision
+
+
+def _choose(
+    backend: str, device: str | None, folder: Path, manifest: Manifest, *, deterministic: bool
+) -> BackendChoice:
     if backend not in BACKENDS:
         raise BackendUnavailableError(f"backend: found {backend!r}, wanted one of {', '.join(BACKENDS)}")
     gpu = None if device is None else parse_device(device)
@@ -97,26 +130,24 @@ def _best(
 ) -> BackendChoice:
     names: tuple[BackendName, ...] = ("cuda",) if deterministic else GPU_BACKENDS
     if device is not None and gpu is None:
-        return _best_on_cpu(manifest)
+        return _best_on_cpu()
     if device is None and manifest.gpu is None:
-        return _best_on_cpu(manifest)
+        return _best_on_cpu()
     reports = backend_reports(folder, manifest)
     for name in names:
         if reports[name].usable:
             return BackendChoice(name=name, gpu=gpu or 0, deterministic=deterministic)
     if device is None:
-        return _best_on_cpu(manifest)
+        return _best_on_cpu()
     reasons = "; ".join(f"{name}: {reports[name].text}" for name in names)
     raise BackendUnavailableError(f"device {device} can't run this bundle: {reasons}; {ON_CPU}")
 
 
-def _best_on_cpu(manifest: Manifest) -> BackendChoice:
+def _best_on_cpu() -> BackendChoice:
     # not at the top: the command line names backends before it needs any
     from trt_vqgan.runtime.native.build import find_library
 
-    if manifest.model.transformer is None or find_library() is None:
-        return CPU_CHOICE
-    return BackendChoice(name="native")
+    return CPU_CHOICE if find_library() is None else BackendChoice(name="native")
 
 
 def parse_device(device: str) -> int | None:

@@ -31,7 +31,7 @@ class BackendReport:
 
 def backend_reports(folder: Path, manifest: Manifest) -> dict[str, BackendReport]:
     """Return a report of each backend: "native", "onnxruntime", "cuda", "tensorrt"."""
-    reports = {"native": _native(manifest), "onnxruntime": _onnxruntime()}
+    reports = {"native": _native(), "onnxruntime": _onnxruntime()}
     gpu, missing = _gpu(manifest)
     engines = [] if manifest.gpu is None else _engines(folder, manifest, gpu)
     for name, reasons in (("cuda", missing), ("tensorrt", [*missing, *engines])):
@@ -42,11 +42,9 @@ def backend_reports(folder: Path, manifest: Manifest) -> dict[str, BackendReport
     return reports
 
 
-def _native(manifest: Manifest) -> BackendReport:
+def _native() -> BackendReport:
     from trt_vqgan.runtime.native.build import COMPILERS, find_compiler, find_library
 
-    if manifest.model.transformer is None:
-        return BackendReport(usable=False, text="this bundle has no transformer, which is what it runs")
     library, compiler = find_library(), find_compiler()
     if library is not None:
         return BackendReport(usable=True, text=f"{library} on the CPU, {available_threads()} threads")

@@ -19,6 +19,7 @@ from trt_vqgan.runtime.transformer import TransformerEngine
 
 if TYPE_CHECKING:
     from trt_vqgan.runtime.gpu.opening import GpuModels
+    from trt_vqgan.runtime.native.network import Precision
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -31,6 +32,7 @@ class OpenedModels:
     condition_encoder : the condition's; may be the same object; None for conditions that need none.
     generator : draws codes; None for a VQGAN alone, and once closed.
     transformer : what runs the transformer, for people, beyond the backend's name; "" for nothing more.
+    decoder_precision : of the decoder's arithmetic, where it isn't that of its graph; else "".
     on_gpu : what of it runs on a GPU; None on the CPU.
     """
 
@@ -38,6 +40,7 @@ class OpenedModels:
     condition_encoder: Autoencoder | None = None
     generator: CodeGenerator | None = None
     transformer: str = ""
+    decoder_precision: str = ""
     on_gpu: GpuModels | None = None
 
     def close(self) -> None:
@@ -56,7 +59,7 @@ def open_models(folder: Path, manifest: Manifest, choice: BackendChoice, *, thre
     Parameters
     ----------
     folder, manifest : the bundle, already checked.
-    choice : what runs it, and where. On the CPU, encoders and decoders run through ONNX Runtime.
+    choice : what runs it, and where.
     threads : threads of each session's pool.
 
     Raises
@@ -74,11 +77,14 @@ def open_models(folder: Path, manifest: Manifest, choice: BackendChoice, *, thre
     else:
         on_gpu, networks = None, {}
 
+    precision = _decoder_precision(choice, manifest)
+
     def opened(vqgan: BundleVqgan) -> Autoencoder:
-        computing = networks.get(vqgan.encoder) or _networks_on_cpu(folder, manifest, vqgan, threads)
+        computing = networks.get(vqgan.encoder) or _networks_on_cpu(folder, manifest, vqgan, choice, precision, threads)
         return Autoencoder(vqgan.spec, networks=computing, codebook=vqgan.codebook)
 
     models = OpenedModels(autoencoder=opened(pictures), on_gpu=on_gpu)
+    models.decoder_precision = "bf16" if precision == "bf16" else ""
     if condition is not None:
         models.condition_encoder = opened(condition)
     elif manifest.model.condition is not None and manifest.model.condition.shares_first_stage:
@@ -114,13 +120,30 @@ def _open_transformer(
     models.generator = CodeGenerator(manifest.model, native)
 
 
-def _networks_on_cpu(folder: Path, manifest: Manifest, vqgan: BundleVqgan, threads: int) -> OnnxNetworks:
-    return OnnxNetworks(
+def _decoder_precision(choice: BackendChoice, manifest: Manifest) -> Precision:
+    if choice.name != "native":
+        return "fp32"
+    from trt_vqgan.runtime.native.picture_precision import decoder_precision
+
+    return decoder_precision(choice.picture_precision, manifest)
+
+
+def _networks_on_cpu(
+    folder: Path, manifest: Manifest, vqgan: BundleVqgan, choice: BackendChoice, precision: Precision, threads: int
+) -> Networks:
+    encoder = graph_path(folder, manifest, vqgan.encoder)
+    decoder = graph_path(folder, manifest, vqgan.decoder) if vqgan.decoder is not None else None
+    if choice.name != "native":
+        return OnnxNetworks(vqgan.spec, codebook=vqgan.codebook, encoder=encoder, decoder=decoder, threads=threads)
+    from trt_vqgan.runtime.native.networks import NativeNetworks
+
+    return NativeNetworks(
         vqgan.spec,
         codebook=vqgan.codebook,
-        encoder=graph_path(folder, manifest, vqgan.encoder),
-        decoder=graph_path(folder, manifest, vqgan.decoder) if vqgan.decoder is not None else None,
+        encoder=encoder,
+        decoder=decoder,
         threads=threads,
+        decoder_precision=precision,
     )
 
 

@@ -80,6 +80,7 @@ def load(
     device: str | None = None,
     threads: int | None = None,
     deterministic: bool = False,
+    picture_precision: str = "auto",
     stream: object = None,
 ) -> Pipeline:
     """Return a pipeline of the bundle in a folder; the demo that ships with the package for None.
@@ -96,6 +97,9 @@ def load(
         that): sums are added in one order, eight rows at a time, prefixes a picture at a time and never shared, which
         makes large batches slower; pictures larger than the training size aren't promised there. Codes still differ
         between GPUs, and between a GPU and the CPU.
+    picture_precision : of the decoder's convolutions in backend "native": "fp32"; "bf16", where the processor has AMX;
+        or "auto", bf16 there for bundles whose decoder is stored in float16 or whose transformer has 8 or 4 bits, else
+        fp32. It changes pixels, by less than can be seen, and never codes. `Pipeline.precision` says what runs.
     stream : on a GPU, a CUDA stream of the caller's (its handle, or an object with ``__cuda_stream__``): the work of
         each call begins behind what is in it then, and what is put there afterwards runs behind the work.
 
@@ -108,7 +112,9 @@ def load(
     check_onnxruntime()
     chosen = bundle if bundle is not None else demo_bundle()
     folder, manifest = bundle_folder(chosen), read_manifest(chosen)
-    choice = choose_backend(backend, device, folder, manifest, deterministic=deterministic)
+    choice = choose_backend(
+        backend, device, folder, manifest, deterministic=deterministic, picture_precision=picture_precision
+    )
     if stream is not None:
         choice = _with_stream(choice, stream)
     verify_files(folder, manifest)
@@ -151,10 +157,11 @@ class Pipeline:
     def backend_details(self) -> str:
         """What runs what, for people, such as "onnxruntime" or "cuda (…; encoder and decoder: onnxruntime, CPU)"."""
         models = self._models
-        if not models.transformer and models.on_gpu is None:
+        networks = self._autoencoder.networks.describe()
+        if not models.transformer and models.on_gpu is None and networks == self.backend:
             return self.backend
         parts = [models.transformer] if models.transformer else []
-        parts.append(f"encoder and decoder: {self._autoencoder.networks.describe()}")
+        parts.append(f"encoder and decoder: {networks}")
         return f"{self.backend} ({'; '.join(parts)})"
 
     @property
@@ -173,6 +180,8 @@ class Pipeline:
         precision = dict(self.manifest.precision)
         if self._models.on_gpu is not None:
             precision |= dict.fromkeys(self._models.on_gpu.graphs(precision), "fp16")
+        if self._models.decoder_precision:
+            precision["decoder"] = self._models.decoder_precision
         kinds = set(precision.values())
         if len(kinds) == 1:
             return kinds.pop()

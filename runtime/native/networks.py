@@ -69,8 +69,8 @@ class NativeNetworks(SinglePictures):
         library = open_network_library(self._library)
         fp32, bf16 = (best_instructions(library, bf16=bf16) for bf16 in (False, True))
         if self._paths["decoder"] is None or self.decoder_precision == "fp32":
-            return f"native {fp32} fp32"
-        return f"native {fp32} fp32 and, decoding, {bf16}"
+            return f"{fp32} fp32"
+        return f"{fp32} fp32, decoding {bf16}"
 
     def close(self) -> None:
         """Give up the networks; those that are running end first."""

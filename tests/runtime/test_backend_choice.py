@@ -112,7 +112,7 @@ def test_auto_takes_the_cpu_kernels_where_they_are_built(manifest: Manifest, mon
     assert choose_backend("auto", None, whole, manifest) == native
     assert choose_backend("auto", "cpu", whole, with_gpu_graphs(manifest)) == native
     assert choose_backend("onnxruntime", None, whole, manifest) == BackendChoice()
-    assert choose_backend("auto", None, whole, vqgan) == BackendChoice()
+    assert choose_backend("auto", None, whole, vqgan) == native, "a VQGAN alone too"
     report(monkeypatch, MISSING, USABLE)
     assert choose_backend("auto", None, whole, with_gpu_graphs(manifest)) == BackendChoice(name="cuda", gpu=0)
     with pytest.raises(BackendUnavailableError, match="backend native: found device cuda:0, wanted cpu"):
@@ -128,6 +128,21 @@ def test_the_demo_on_a_gpu_that_has_no_graphs_for_it(demo_bundle: Path, backend:
 def test_onnxruntime_on_a_gpu_needs_graphs_too(demo_bundle: Path) -> None:
     with pytest.raises(BackendUnavailableError, match="no graphs for GPUs"):
         trt_vqgan.load(demo_bundle, backend="onnxruntime", device="cuda:0")
+
+
+def test_picture_precision_belongs_to_the_cpu_kernels(manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = Path("bundle")
+    for precision in ("auto", "fp32", "bf16"):
+        choice = choose_backend("native", None, whole, manifest, picture_precision=precision)
+        assert choice == BackendChoice(name="native", picture_precision=precision)  # type: ignore[arg-type]
+    assert choose_backend("onnxruntime", None, whole, manifest, picture_precision="fp32").name == "onnxruntime"
+    with pytest.raises(BackendUnavailableError, match="precision bf16: found backend onnxruntime on the CPU"):
+        choose_backend("onnxruntime", None, whole, manifest, picture_precision="bf16")
+    report(monkeypatch, USABLE, USABLE)
+    with pytest.raises(BackendUnavailableError, match="precision fp32: found backend cuda on a GPU"):
+        choose_backend("cuda", None, whole, with_gpu_graphs(manifest), picture_precision="fp32")
+    with pytest.raises(BackendUnavailableError, match="found 'fp8', wanted one of auto, fp32, bf16"):
+        choose_backend("native", None, whole, manifest, picture_precision="fp8")
 
 
 def test_the_cpu_says_what_runs(demo_bundle: Path) -> None:

@@ -88,12 +88,14 @@ def encode(
 @click.argument("file", type=options.PATH, metavar="FILE.npz")
 @options.out_option
 @click.option("--decode-tiles", is_flag=True, help="Decode in overlapping tiles: less memory, nearly the same.")
+@options.picture_precision_option
 @options.running_options
 def decode(
     bundle: Path,
     file: Path,
     out: Path,
     decode_tiles: bool,
+    picture_precision: str,
     backend: str,
     device: str | None,
     threads: int | None,
@@ -111,7 +113,9 @@ def decode(
     made_by, size = _origin(file)
     names = [file.stem] if len(codes) == 1 else [f"{file.stem}-{i:05d}" for i in range(len(codes))]
     paths = picture_paths(out, names)
-    with options.open_bundle(bundle, backend=backend, device=device, threads=threads) as pipeline:
+    with options.open_bundle(
+        bundle, backend=backend, device=device, threads=threads, picture_precision=picture_precision
+    ) as pipeline:
         if made_by is not None and made_by != pipeline.bundle_id:
             raise BundleError(
                 f"{file}: its codes are of bundle {made_by}, this is bundle {pipeline.bundle_id}; "

@@ -90,6 +90,7 @@ MAX_SEED = (1 << 64) - 1
     help="On a GPU too, the same codes for a seed whatever --batch-size is; --backend cuda only. On the CPU always so.",
 )
 @job_options
+@options.picture_precision_option
 @options.running_options
 def generate(
     bundle: Path | None,
@@ -102,6 +103,7 @@ def generate(
     preview: int | None,
     batch_size: int | None,
     deterministic: bool,
+    picture_precision: str,
     ray: str | None,
     workers: int | None,
     shard_size: int | None,
@@ -125,7 +127,12 @@ def generate(
     chosen = chosen_bundle(bundle, demo)
     own_threads = threads if job is None or job.ray is None else None  # on Ray they are a worker's
     with options.open_bundle(
-        chosen, backend=backend, device=device, threads=own_threads, deterministic=deterministic
+        chosen,
+        backend=backend,
+        device=device,
+        threads=own_threads,
+        deterministic=deterministic,
+        picture_precision=picture_precision,
     ) as pipeline:
         again = None
         if record is not None and source is not None:

@@ -28,8 +28,16 @@ backend_option = click.option(
     type=click.Choice(["auto", "native", "onnxruntime", "tensorrt", "cuda"]),
     default="auto",
     show_default=True,
-    help="What runs the transformer: our CPU kernels (compiled on first use), ONNX Runtime, TensorRT engines, or our "
+    help="What runs the networks: our CPU kernels (compiled on first use), ONNX Runtime, TensorRT engines, or our "
     "CUDA kernels; the one chosen is said.",
+)
+picture_precision_option = click.option(
+    "--picture-precision",
+    type=click.Choice(["auto", "fp32", "bf16"]),
+    default="auto",
+    show_default=True,
+    help="Of the decoder through our CPU kernels: bf16 needs AMX, and is what auto takes there for bundles of reduced "
+    "precision. It never changes codes.",
 )
 device_option = click.option("--device", metavar="cpu|cuda:N", help="Where it runs.  [default: what suits the backend]")
 config_option = click.option(
@@ -105,11 +113,19 @@ def open_bundle(
     device: str | None = None,
     threads: int | None = None,
     deterministic: bool = False,
+    picture_precision: str = "auto",
 ) -> Pipeline:
     """Return the bundle's pipeline; the demo's for None."""
     from trt_vqgan.runtime.pipeline import load
 
-    return load(bundle, backend=backend, device=device, threads=threads, deterministic=deterministic)
+    return load(
+        bundle,
+        backend=backend,
+        device=device,
+        threads=threads,
+        deterministic=deterministic,
+        picture_precision=picture_precision,
+    )
 
 
 def say_backend(pipeline: Pipeline) -> str:

@@ -20,12 +20,14 @@ from trt_vqgan.cli.progress import PicturesProgress
 @click.argument("images", type=options.PATH, nargs=-1, required=True, metavar="IMG...")
 @options.out_option
 @click.option("--decode-tiles", is_flag=True, help="Decode in overlapping tiles: less memory, nearly the same.")
+@options.picture_precision_option
 @options.running_options
 def reconstruct(
     bundle: Path,
     images: tuple[Path, ...],
     out: Path,
     decode_tiles: bool,
+    picture_precision: str,
     backend: str,
     device: str | None,
     threads: int | None,
@@ -41,7 +43,9 @@ def reconstruct(
 
     paths = picture_paths(out, unique_stems(images))
     rows: list[dict[str, Any]] = []
-    with options.open_bundle(bundle, backend=backend, device=device, threads=threads) as pipeline:
+    with options.open_bundle(
+        bundle, backend=backend, device=device, threads=threads, picture_precision=picture_precision
+    ) as pipeline:
         autoencoder = pipeline.spec.autoencoder
         try:
             with PicturesProgress(len(images), quiet=as_json) as progress:
