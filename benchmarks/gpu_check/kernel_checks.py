@@ -11,10 +11,12 @@ import numpy as np
 from trt_vqgan.benchmarks.kernel_cases import equal, nearest_code
 from trt_vqgan.benchmarks.kernel_cases.attention import AttentionCase
 from trt_vqgan.benchmarks.kernel_cases.decode_states import random_step, run_kernel
+from trt_vqgan.benchmarks.kernel_cases.dense_rows import DENSE_KINDS, DenseRowsCase
 from trt_vqgan.benchmarks.kernel_cases.dense_step import KINDS, DenseCase
 from trt_vqgan.benchmarks.kernel_cases.rows import BIAS_KINDS, check_bias, check_layer_norm
 from trt_vqgan.benchmarks.kernel_cases.runner import KernelRunner
 from trt_vqgan.kernels.launches.cached_attention import HEAD_SIZES, AttentionPlan, plan_attention
+from trt_vqgan.kernels.launches.dense_rows import DenseKind
 from trt_vqgan.kernels.packed_codebook import pack_codebook
 from trt_vqgan.kernels.reference.decode_state import sample_step
 from trt_vqgan.kernels.reference.nearest_code import nearest_code_plain
@@ -37,7 +39,7 @@ class Extent:
     head_sizes : of attention.
     latents : (rows, size, dim) of nearest_code, each with every kind of latents.
     vocabularies : of sample_codes.
-    matrices : (outputs, inputs, rows) of the dense parts.
+    matrices, wide_matrices : (outputs, inputs, rows) of the dense parts, of up to 8 and up to 64 rows.
     rows : (rows, columns) of the row kernels.
     capacity : positions of attention's caches.
     """
@@ -46,6 +48,7 @@ class Extent:
     latents: tuple[tuple[int, int, int], ...]
     vocabularies: tuple[int, ...]
     matrices: tuple[tuple[int, int, int], ...]
+    wide_matrices: tuple[tuple[int, int, int], ...]
     rows: tuple[tuple[int, int], ...]
     capacity: int
 
@@ -55,6 +58,7 @@ TINY = Extent(
     latents=((3, 65, 8), (5, 129, 32)),
     vocabularies=(7, 257),
     matrices=((40, 104, 3),),
+    wide_matrices=((72, 264, 12),),
     rows=((3, 104),),
     capacity=70,
 )
@@ -73,6 +77,7 @@ FULL = Extent(
     ),
     vocabularies=(1, 2, 64, 1024, 16384),
     matrices=((64, 512, 8), (17, 2048, 1), (3072, 1024, 1), (1536, 6144, 8), (4608, 1536, 4), (1024, 1536, 7)),
+    wide_matrices=((17, 136, 9), (3072, 1024, 16), (1536, 6144, 64), (4608, 1536, 33), (16384, 1536, 64)),
     rows=((1, 8), (9, 1032), (512, 1536)),
     capacity=530,
 )
@@ -108,6 +113,9 @@ def kernel_checks(
         for kind_name in KINDS:
             sizes = (outputs, inputs, rows)
             yield f"{kind_name} {sizes}", functools.partial(_dense, kind_name, sizes, multiprocessors)
+    for sizes in extent.wide_matrices:
+        for wide_kind in DENSE_KINDS:
+            yield f"dense_rows {wide_kind} {sizes}", functools.partial(_dense_rows, wide_kind, sizes, multiprocessors)
     for rows, columns in extent.rows:
         yield f"layer_norm {rows}x{columns}", functools.partial(_layer_norm, rows, columns)
         for kind_name in BIAS_KINDS:
@@ -191,6 +199,11 @@ def _dense(kind: str, sizes: tuple[int, int, int], multiprocessors: int, runner:
     worst = DenseCase.random(*sizes, multiprocessors).check(
         runner, kind, relative=DENSE_RELATIVE, absolute=DENSE_ABSOLUTE
     )
+    return f"error {worst:.2f} of what is allowed"
+
+
+def _dense_rows(kind: DenseKind, sizes: tuple[int, int, int], multiprocessors: int, runner: KernelRunner) -> str:
+    worst = DenseRowsCase(*sizes, multiprocessors).check(runner, kind, relative=DENSE_RELATIVE, absolute=DENSE_ABSOLUTE)
     return f"error {worst:.2f} of what is allowed"
 
 

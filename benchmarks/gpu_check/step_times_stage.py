@@ -14,6 +14,7 @@ from trt_vqgan.benchmarks.gpu_check.floors import Work, step_work
 from trt_vqgan.benchmarks.gpu_check.open_gpu import need_torch, open_gpu
 from trt_vqgan.benchmarks.gpu_check.records import Records
 from trt_vqgan.benchmarks.gpu_check.settings import Settings
+from trt_vqgan.kernels.launches.dense_step import MAX_ROWS
 from trt_vqgan.kernels.reference.decode_state import FREE
 from trt_vqgan.runtime.cache_buckets import bucket_length
 from trt_vqgan.runtime.device.interface import Device
@@ -91,6 +92,17 @@ def time_shape(records: Records, shape: Shape, device: Device, baselines: dict[t
                     label, f"{shape.name} B={batch}", seconds, work=work, baseline=baselines.get((name, batch))
                 )
             plan.free()
+        if batch > MAX_ROWS:
+            with records.part(f"step {shape.name} batch {batch}, cuBLASLt"):
+                products = CudaExecutor(device, spec, tensors, kernel_rows=MAX_ROWS)
+                plan = step_plan(shape, device, operations, products, batch=batch)
+                plan.step()
+                name = "decode step, products by cuBLASLt (baseline: our own products)"
+                records.bench(
+                    name, f"{shape.name} B={batch}", stream_times(device.stream, plan.step), work=work, baseline=seconds
+                )
+                plan.free()
+                products.close()
         if batch > 1 and shape.condition > 1:
             with records.part(f"step {shape.name} batch {batch}, condition shared"):
                 plan = step_plan(shape, device, operations, executor, batch=batch, shared=True)

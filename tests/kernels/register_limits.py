@@ -5,6 +5,8 @@ from __future__ import annotations
 DEFAULT = 64  # 1024 threads of a multiprocessor's 65536 registers
 
 _LIMITS = {
+    # Sums of 16 outputs x 64 rows a warp, and its weights in flight; two blocks of 256 threads fit.
+    "dense_rows": 128,
     # Sums of 64 x 32 and 32 x 32 a warp; two blocks of 256 threads fit with up to 128.
     "conv2d_128x128": 128,
     "conv2d_64x64": 104,

@@ -1,4 +1,4 @@
-"""Dense segments by our own kernels: fused ones for at most eight rows, cuBLASLt's products for more."""
+"""Dense segments by our own kernels: fused ones for at most 64 rows, cuBLASLt's products for more."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import TypedDict
 
 import numpy as np
 
-from trt_vqgan.kernels.launches import dense_step
+from trt_vqgan.kernels.launches import dense_rows, dense_step
 from trt_vqgan.kernels.launches.bias import bias_add, bias_gelu, bias_residual
+from trt_vqgan.kernels.launches.dense_rows import DenseKind, plan_dense_rows
 from trt_vqgan.kernels.launches.dense_step import LinearAddresses, NormAddresses, Workspace, plan_dense_step
 from trt_vqgan.kernels.launches.layer_norm import layer_norm
 from trt_vqgan.kernels.packing import pack_weights
@@ -34,6 +35,11 @@ class _Scratch:
             array.memory.free()
 
 
+KERNEL_ROWS = dense_rows.MAX_ROWS
+"""Rows up to which our products run, which read the weights once: 7 launches a layer with attention, where cuBLASLt's
+take 11 as bias, GELU and residual come behind them. `gpu-check` times both."""
+
+
 class _Fused(TypedDict):
     """Arguments that all fused kernels take."""
 
@@ -55,11 +61,20 @@ class CudaExecutor:
     deterministic : a row of a step has the same bits beside any others: steps of any number of rows go through the
         fused kernels, at most eight rows at a time, with sums in one order. What has more tokens must come one row at
         a time, as cuBLASLt chooses its algorithm by the shape.
+    kernel_rows : rows up to which our products run and not cuBLASLt's; at least 8.
     """
 
-    def __init__(self, device: Device, spec: TransformerSpec, tensors: Tensors, *, deterministic: bool = False) -> None:
+    def __init__(
+        self,
+        device: Device,
+        spec: TransformerSpec,
+        tensors: Tensors,
+        *,
+        deterministic: bool = False,
+        kernel_rows: int = KERNEL_ROWS,
+    ) -> None:
         self._device, self._spec, self._tensors = device, spec, tensors
-        self._deterministic = deterministic
+        self._deterministic, self._kernel_rows = deterministic, kernel_rows
         self._arrays: dict[str, DeviceArray] = {}
         self._packed: dict[str, DeviceArray] = {}
         self._steps: dict[int, _Scratch] = {}  # by rows; a graph may hold them
@@ -69,7 +84,10 @@ class CudaExecutor:
                 self._arrays[name] = upload_new(device, tensor.astype(np.float32, copy=False))
             elif name not in ("tok_emb.weight", "pos_emb"):
                 self._packed[name] = upload_new(device, pack_weights(tensor))
-        plans = [self._plan(name, rows) for name in self._packed for rows in range(1, dense_step.MAX_ROWS + 1)]
+        plans: list[dense_step.DenseStep | dense_rows.DenseRows] = []
+        for name in self._packed:
+            plans += [self._plan(name, rows) for rows in range(1, dense_step.MAX_ROWS + 1)]
+            plans.append(self._rows_plan(name, dense_rows.MAX_ROWS))
         self._partials = device.allocate((max(plan.partial_bytes for plan in plans),), np.uint8)
         self._tickets = zeros(device, (max(plan.ticket_bytes for plan in plans),), np.uint8)
 
@@ -106,7 +124,10 @@ class CudaExecutor:
             )
         if not self._is_fused(rows, is_step):
             normed = self._normalise("ln_f", x, rows, scratch)
-            self._device.gemm(normed, self._matrix("head"), flat)
+            if rows <= self._kernel_rows:
+                self._multiply("head", "logits", normed, flat)
+            else:
+                self._device.gemm(normed, self._matrix("head"), flat)
 
     def describe(self) -> str:
         """Return what computes."""
@@ -147,6 +168,9 @@ class CudaExecutor:
         if self._is_fused(rows, is_step):
             return
         normed = self._normalise(f"{name}.ln1", x, rows, self._scratch(rows, step=is_step))
+        if rows <= self._kernel_rows:
+            self._multiply(f"{name}.attn.qkv", "linear", normed, qkv)
+            return
         self._device.gemm(normed, self._matrix(f"{name}.attn.qkv"), qkv)
         self._device.launch(
             bias_add(y=int(qkv.pointer), bias=self._bias(f"{name}.attn.qkv"), rows=rows, columns=qkv.shape[1])
@@ -178,11 +202,28 @@ class CudaExecutor:
             )
         if self._is_fused(rows, is_step):
             return
+        if rows <= self._kernel_rows:
+            self._multiply(f"{name}.attn.proj", "residual", attended, x)
+            self._multiply(f"{name}.mlp.0", "gelu", self._normalise(f"{name}.ln2", x, rows, scratch), hidden)
+            self._multiply(f"{name}.mlp.2", "residual", hidden, x)
+            return
         self._add_product(f"{name}.attn.proj", attended, x, scratch)
         normed = self._normalise(f"{name}.ln2", x, rows, scratch)
         self._device.gemm(normed, self._matrix(f"{name}.mlp.0"), hidden)
         launch(bias_gelu(y=int(hidden.pointer), bias=self._bias(f"{name}.mlp.0"), rows=rows, columns=4 * width))
         self._add_product(f"{name}.mlp.2", hidden, x, scratch)
+
+    def _multiply(self, name: str, kind: DenseKind, activations: DeviceArray, out: DeviceArray) -> None:
+        """Launch a product of 9 to 64 rows with what stands behind it."""
+        launch = dense_rows.dense_rows(
+            self._rows_plan(f"{name}.weight", len(activations)),
+            kind,
+            layer=self._layer(name),
+            workspace=self._workspace(),
+            activations=int(activations.pointer),
+            out=int(out.pointer),
+        )
+        self._device.launch(launch)
 
     def _add_product(self, name: str, activations: DeviceArray, x: DeviceArray, scratch: _Scratch) -> None:
         """Add a layer of many rows to the residual stream."""
@@ -255,14 +296,23 @@ class CudaExecutor:
         )
 
     def _fused(self, name: str, tile: slice) -> _Fused:
-        bias = self._arrays.get(f"{name}.bias")
         return _Fused(
             plan=self._plan(f"{name}.weight", tile.stop - tile.start),
-            layer=LinearAddresses(
-                weights=int(self._packed[f"{name}.weight"].pointer), bias=0 if bias is None else int(bias.pointer)
-            ),
-            workspace=Workspace(partials=int(self._partials.pointer), tickets=int(self._tickets.pointer)),
+            layer=self._layer(name),
+            workspace=self._workspace(),
         )
+
+    def _rows_plan(self, matrix: str, rows: int) -> dense_rows.DenseRows:
+        outputs, inputs = self._tensors[matrix].shape
+        return plan_dense_rows(outputs=outputs, inputs=inputs, rows=rows, multiprocessors=self._device.multiprocessors)
+
+    def _layer(self, name: str) -> LinearAddresses:
+        bias = self._arrays.get(f"{name}.bias")
+        weights = int(self._packed[f"{name}.weight"].pointer)
+        return LinearAddresses(weights=weights, bias=0 if bias is None else int(bias.pointer))
+
+    def _workspace(self) -> Workspace:
+        return Workspace(partials=int(self._partials.pointer), tickets=int(self._tickets.pointer))
 
 
 def _part(array: DeviceArray, tile: slice) -> int:

@@ -25,7 +25,15 @@ SHARED_LIMIT = 99 << 10
 def libraries() -> tuple[ShimLibrary, ...]:
     """Return all kernels, as other tests compile them."""
     attention = [f"cached_attention_{part}.cu" for part in ("prefix", "step", "tokens")]
-    single = ("dense_step.cu", "sample_codes.cu", "embed_tokens.cu", "gather_codes.cu", "pixels.cu", "nearest_code.cu")
+    single = (
+        "dense_rows.cu",
+        "dense_step.cu",
+        "sample_codes.cu",
+        "embed_tokens.cu",
+        "gather_codes.cu",
+        "pixels.cu",
+        "nearest_code.cu",
+    )
     return (
         load_for(40, 64, sources=attention),
         load(["layer_norm.cu", "bias.cu"]),
@@ -76,6 +84,7 @@ def test_every_kernel_is_checked_and_right(tmp_path: Path) -> None:
         ("sample_codes", "sample_codes"),
         ("dense_step_norm_logits", "norm_logits"),
         ("dense_step_residual", "linear_residual"),
+        ("dense_rows_gelu", "dense_rows gelu"),
         ("layer_norm_rows", "layer_norm"),
         ("bias_gelu", "bias_gelu"),
         ("pixels", "pixels"),

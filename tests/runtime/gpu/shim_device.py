@@ -18,6 +18,7 @@ SOURCES = (
     "bias.cu",
     "conv2d.cu",
     "conv2d_float.cu",
+    "dense_rows.cu",
     "dense_step.cu",
     "embed_tokens.cu",
     "gather_codes.cu",

@@ -133,7 +133,7 @@ def drawing(prefixes: list[np.ndarray], **options: Any) -> Drawing:
 
 
 def test_prefill_and_steps_of_few_and_many_rows(cuda: Cuda) -> None:
-    """One to four rows use the fused kernels in steps, nine use products; both prefill through products."""
+    """One to four rows use the fused kernels in steps, nine those for more rows; 90 are prefilled through products."""
     for batch in (1, 4, 9):
         tokens = np.random.default_rng(batch).integers(0, 61, (batch, 12))
         wanted = cuda.logits(tokens)
@@ -145,6 +145,7 @@ def test_prefill_and_steps_of_few_and_many_rows(cuda: Cuda) -> None:
             np.testing.assert_allclose(found, wanted[:, at], atol=DRIVER_HALF_LOGITS)
     kernels = set(cuda.device.launched)
     assert {"dense_step_norm", "dense_step_norm_gelu", "dense_step_residual", "dense_step_norm_logits"} <= kernels
+    assert {f"dense_rows_{kind}_16" for kind in ("linear", "gelu", "logits", "residual")} <= kernels
     assert {"layer_norm_rows", "bias_add", "bias_gelu", "bias_residual", "embed_tokens_half"} <= kernels
 
 
