@@ -16,6 +16,7 @@ from trt_vqgan.errors import (
 )
 
 RETRY_AFTER_S = 2
+LONGEST_MESSAGE = 600
 CLIENT_GONE = 499  # as proxies log it; nobody reads the answer
 
 UNREAD = (401, 403, 408, 413, 415)
@@ -36,11 +37,12 @@ STATUSES: tuple[tuple[type[Exception], int], ...] = (
 
 
 class Problem(Exception):
-    """An answer that says what is wrong: a status, and one message."""
+    """An answer that says what is wrong: a status, and a message of one line, whatever it quotes."""
 
     def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status, self.message = int(status), message
+        line = " ".join(message.split())[:LONGEST_MESSAGE]
+        self.status, self.message = int(status), line.encode("utf-8", "replace").decode("utf-8")
+        super().__init__(self.message)
 
     def body(self) -> dict[str, object]:
         """Return the answer's JSON."""
@@ -62,5 +64,5 @@ def problem_of(error: Exception) -> Problem:
     for kind, status in STATUSES:
         if isinstance(error, kind):
             message = str(error) or "the server has not enough memory for this; ask for less, or later"
-            return Problem(status, " ".join(message.split()))
+            return Problem(status, message)
     return Problem(500, f"the server failed ({type(error).__name__}); its log says why")
