@@ -8,7 +8,7 @@ PYTEST_ARGS ?=
 BIN   := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup check format test test-all bench bench-peers bench-plots bench-compare gpu-check gpu-check-data triton-server wheel clean
+.PHONY: setup check format test test-all bench kernels bench-peers bench-plots bench-compare gpu-check gpu-check-data triton-server wheel clean
 
 setup: $(READY)
 
@@ -65,6 +65,11 @@ bench-plots: $(READY)
 # make bench-compare A=before.json B=after.json: ratios of two runs with their spread; BENCH_COMPARE_ARGS=--fail.
 bench-compare: $(READY)
 	@$(BIN)/python -m trt_vqgan.benchmarks.compare $(A) $(B) $(BENCH_COMPARE_ARGS)
+
+# Compiles the CUDA kernels for every architecture into the cache folder, so that no first use waits for it; needs nvcc,
+# no GPU.
+kernels: $(READY)
+	$(BIN)/python -c 'from trt_vqgan.cache_folder import cache_folder; from trt_vqgan.kernels.building import build_kernels; print(build_kernels(cache_folder()).compiler, cache_folder())'
 
 # Checks and times the GPU path in less than ten minutes (docs/gpu.md); says so where there is no GPU. Needs no network:
 # the system's Python with torch, nvcc, and pycuda from GPU_WHEELS. Run gpu-check-data before, where torch and onnx are.
