@@ -39,7 +39,7 @@ class MeasuredEngine:
 def open_engines(subject: Subject, context: Context, *, what: str) -> list[MeasuredEngine]:
     """Return the engines of each precision; our kernels only where they are built, or a compiler is there."""
     found = []
-    runners = _runners(context)
+    runners = measured_runners(context)
     for precision in subject.precisions:
         path, spec = subject.transformer(precision), subject.spec.transformer
         assert spec is not None
@@ -54,7 +54,8 @@ def open_engines(subject: Subject, context: Context, *, what: str) -> list[Measu
     return found
 
 
-def _runners(context: Context) -> Sequence[str]:
+def measured_runners(context: Context) -> Sequence[str]:
+    """Return what is measured here: our kernels only where they are built, or a compiler is there."""
     try:
         built_library(say=context.say)
     except BackendUnavailableError as error:
