@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from trt_vqgan.errors import ShapeError
-from trt_vqgan.runtime.images import MAX_PIXELS
 from trt_vqgan.spec import AutoencoderSpec
 
 LIVE_ACTIVATIONS = 9
@@ -107,7 +106,8 @@ def check_picture_memory(
     ------
     ShapeError : too large; says the bytes that it needs, what there is, and what would fit.
     """
-    # not at the top: it brings ONNX Runtime, which nothing else here needs
+    # not at the top: they bring ONNX Runtime and Pillow, which nothing else here needs
+    from trt_vqgan.runtime.images import MAX_PIXELS
     from trt_vqgan.runtime.tiled_decoder import default_frame
 
     if width < 1 or height < 1:
@@ -154,6 +154,8 @@ def check_encode_memory(
     what : is encoded, such as "depth".
     available : bytes that may be taken; by default `available_bytes`.
     """
+    from trt_vqgan.runtime.images import MAX_PIXELS  # not at the top, as above
+
     need = encode_bytes(spec, -(-height // spec.factor), -(-width // spec.factor))
     free = available if available is not None else available_bytes()
     if width * height > MAX_PIXELS or (free is not None and need > free):

@@ -40,6 +40,7 @@ def prepare(folder: Path) -> list[str]:
 
     Needs torch and onnx.
     """
+    from trt_vqgan.benchmarks.gpu_check.golden_pictures import write_pictures
     from trt_vqgan.export.checkpoint import open_checkpoint
     from trt_vqgan.export.gpu_transformer import transformer_tensors
     from trt_vqgan.export.safetensors_writer import write_tensors
@@ -58,6 +59,7 @@ def prepare(folder: Path) -> list[str]:
         write_tensors(place / "transformer.safetensors", transformer_tensors(spec, checkpoint.weights))
         (place / "spec.json").write_text(json.dumps(to_dict(spec)))
         np.savez(place / "expected.npz", **kept)
+        write_pictures(place, run, checkpoint)
         written.append(run.name)
     return written
 

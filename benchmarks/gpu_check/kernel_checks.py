@@ -13,6 +13,15 @@ from trt_vqgan.benchmarks.kernel_cases.attention import AttentionCase
 from trt_vqgan.benchmarks.kernel_cases.decode_states import random_step, run_kernel
 from trt_vqgan.benchmarks.kernel_cases.dense_rows import DENSE_KINDS, DenseRowsCase
 from trt_vqgan.benchmarks.kernel_cases.dense_step import KINDS, DenseCase
+from trt_vqgan.benchmarks.kernel_cases.pictures import (
+    FLOAT,
+    HALF,
+    ConvCase,
+    check_argmax,
+    check_attention,
+    check_group_norm,
+    check_layout,
+)
 from trt_vqgan.benchmarks.kernel_cases.rows import BIAS_KINDS, check_bias, check_layer_norm
 from trt_vqgan.benchmarks.kernel_cases.runner import KernelRunner
 from trt_vqgan.kernels.launches.cached_attention import HEAD_SIZES, AttentionPlan, plan_attention
@@ -28,6 +37,10 @@ ATTENTION_TOKENS = 2e-3
 DENSE_RELATIVE = 2e-5
 DENSE_ABSOLUTE = 2e-6
 LAYER_NORM_ABSOLUTE = 4e-6
+CONV_RELATIVE = 2e-6
+GROUP_NORM_ABSOLUTE = 2e-5
+PICTURE_ATTENTION_HALF = 2e-3
+PICTURE_ATTENTION_FLOAT = 1e-5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,6 +55,9 @@ class Extent:
     matrices, wide_matrices : (outputs, inputs, rows) of the dense parts, of up to 8 and up to 64 rows.
     rows : (rows, columns) of the row kernels.
     capacity : positions of attention's caches.
+    convolutions : of VQGANs.
+    pictures : (B, H, W, C) of norms, H and W even.
+    attended : (batch, positions, channels) of the attention of pictures.
     """
 
     head_sizes: tuple[int, ...]
@@ -51,6 +67,9 @@ class Extent:
     wide_matrices: tuple[tuple[int, int, int], ...]
     rows: tuple[tuple[int, int], ...]
     capacity: int
+    convolutions: tuple[ConvCase, ...]
+    pictures: tuple[tuple[int, int, int, int], ...]
+    attended: tuple[tuple[int, int, int], ...]
 
 
 TINY = Extent(
@@ -61,6 +80,14 @@ TINY = Extent(
     wide_matrices=((72, 264, 12),),
     rows=((3, 104),),
     capacity=70,
+    convolutions=(
+        ConvCase(channels=3, outputs=40),
+        ConvCase(outputs=128, has_residual=True, multiprocessors=1),
+        ConvCase(channels=40, outputs=3, form="planes"),
+        ConvCase(outputs=20, form="float", dtype=FLOAT),
+    ),
+    pictures=((2, 4, 6, 64),),
+    attended=((2, 35, 96),),
 )
 """A few seconds under the CPU shim, and about a minute under a sanitizer."""
 
@@ -80,6 +107,23 @@ FULL = Extent(
     wide_matrices=((17, 136, 9), (3072, 1024, 16), (1536, 6144, 64), (4608, 1536, 33), (16384, 1536, 64)),
     rows=((1, 8), (9, 1032), (512, 1536)),
     capacity=530,
+    convolutions=tuple(
+        dataclasses.replace(ConvCase(**sizes), multiprocessors=multiprocessors)
+        for sizes in (
+            {"height": 1, "width": 1, "channels": 3, "outputs": 3},
+            {"batch": 2, "height": 64, "width": 65, "channels": 3, "outputs": 128},
+            {"batch": 2, "height": 33, "width": 47, "channels": 128, "outputs": 3, "form": "planes"},
+            {"batch": 3, "height": 16, "width": 16, "channels": 512, "outputs": 512, "has_residual": True},
+            {"height": 32, "width": 30, "channels": 256, "outputs": 128, "side": 1},
+            {"batch": 2, "height": 31, "width": 32, "channels": 128, "outputs": 128, "mode": "halve"},
+            {"batch": 2, "height": 17, "width": 16, "channels": 256, "outputs": 256, "mode": "double"},
+            {"height": 16, "width": 16, "channels": 256, "outputs": 256, "side": 1, "form": "float", "dtype": FLOAT},
+            {"height": 9, "width": 8, "channels": 256, "outputs": 136, "form": "float", "dtype": FLOAT},
+        )
+        for multiprocessors in (1, 10**6)
+    ),
+    pictures=((1, 2, 2, 32), (2, 16, 16, 512), (2, 64, 66, 128), (1, 2, 4, 2048), (1, 256, 256, 128)),
+    attended=((1, 1, 32), (2, 256, 512), (1, 1000, 256), (2, 77, 96)),
 )
 """Every head size, and the sizes of real models."""
 
@@ -120,11 +164,53 @@ def kernel_checks(
         yield f"layer_norm {rows}x{columns}", functools.partial(_layer_norm, rows, columns)
         for kind_name in BIAS_KINDS:
             yield f"{kind_name} {rows}x{columns}", functools.partial(_bias, kind_name, rows, columns)
+    yield from _picture_checks(extent)
     for dtype in (np.float16, np.float32):
         name = np.dtype(dtype).name
         yield f"embed_tokens {name}", functools.partial(_equal, equal.check_embedding, 3, 5, 104, dtype)
         yield f"gather_codes {name}", functools.partial(_equal, equal.check_gather, 37, 64, 24, dtype)
         yield f"pixels {name}", functools.partial(_equal, equal.check_pixels, (2, 3, 5, 7), dtype)
+
+
+def _picture_checks(extent: Extent) -> Iterator[tuple[str, Callable[[KernelRunner], str]]]:
+    """Yield the checks of a VQGAN's layers."""
+    for case in extent.convolutions:
+        kind = "float" if case.dtype == FLOAT else "half"
+        tile = "large tile" if case.multiprocessors == 1 else "small tile"
+        name = (
+            f"conv2d {kind} {case.channels}->{case.outputs} {case.side}x{case.side} {case.mode}, "
+            f"{case.batch}x{case.height}x{case.width}, {case.form}, {tile}"
+        )
+        yield (
+            name,
+            lambda runner, case=case: _within(  # type: ignore[misc]
+                case.check(runner, relative=CONV_RELATIVE), CONV_RELATIVE
+            ),
+        )
+    for shape in extent.pictures:
+        for given, made in ((HALF, HALF), (FLOAT, FLOAT), (HALF, FLOAT), (FLOAT, HALF)):
+            yield (
+                f"group_norm {given} to {made} {shape}",
+                lambda runner, shape=shape, given=given, made=made: _within(  # type: ignore[misc]
+                    check_group_norm(runner, shape, given=given, made=made, absolute=GROUP_NORM_ABSOLUTE),
+                    GROUP_NORM_ABSOLUTE,
+                ),
+            )
+        for dtype in (HALF, FLOAT):
+            yield f"picture_layout {dtype} {shape}", functools.partial(_equal, check_layout, shape, dtype)
+    for sizes in extent.attended:
+        for dtype, tolerance in ((HALF, PICTURE_ATTENTION_HALF), (FLOAT, PICTURE_ATTENTION_FLOAT)):
+            yield (
+                f"picture_attention {dtype} {sizes}",
+                lambda runner, sizes=sizes, dtype=dtype, tolerance=tolerance: _within(  # type: ignore[misc]
+                    check_attention(runner, *sizes, dtype=dtype, absolute=tolerance), tolerance
+                ),
+            )
+    yield "argmax_rows", functools.partial(_equal, check_argmax, 9, 50)
+
+
+def _within(error: float, tolerance: float) -> str:
+    return f"error {error:.1e} of {tolerance:.0e}"
 
 
 def _nearest(

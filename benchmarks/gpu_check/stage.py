@@ -39,7 +39,9 @@ STAGES = (
     Stage(name="sanitizer", seconds=90),
     Stage(name="capture", seconds=45),
     Stage(name="goldens", seconds=60),
+    Stage(name="pictures", seconds=30),
     Stage(name="kernel_times", seconds=90),
+    Stage(name="picture_times", seconds=40),
     Stage(name="step_times", seconds=150),
 )
 """In order; together at most ten minutes, since the whole run has a limit too."""

@@ -68,7 +68,6 @@ def run(records: Records, settings: Settings) -> None:
             baselines = torch_baselines(shape, settings.gpu)
         with records.part(f"steps {shape.name}"), open_gpu(settings.gpu) as device:
             time_shape(records, shape, device, baselines)
-    records.skip("decoder at 256 and 1024 pixels", "no executor decodes on a GPU yet; it runs on the CPU")
 
 
 def time_shape(records: Records, shape: Shape, device: Device, baselines: dict[tuple[str, int], list[float]]) -> None:

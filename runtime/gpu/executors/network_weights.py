@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
+from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from trt_vqgan.kernels.packed_conv import ConvLayer, pack_conv
 from trt_vqgan.runtime.device.arrays import DeviceArray
 from trt_vqgan.runtime.device.interface import Device, upload_new
-from trt_vqgan.runtime.native.graph_weights import GraphWeights
 from trt_vqgan.runtime.native.network_program import Step
 
 
@@ -31,20 +32,27 @@ class DeviceNorm:
     bias: DeviceArray
 
 
+class StoredWeights(Protocol):
+    """Where layers come from: `trt_vqgan.runtime.native.graph_weights.GraphWeights`, or arrays that stand for them."""
+
+    def as_stored(self, name: str) -> npt.NDArray[Any]:
+        """Return a weight in its own dtype."""
+
+
 class NetworkWeights:
     """Convolutions and norms of the layers that ``steps`` name. Layers stored in float32 compute in float32.
 
     Parameters
     ----------
     device : where they go.
-    weights : of the graph.
+    weights : of the graph, float16 or float32.
 
     Raises
     ------
     BundleError : one is missing or of another shape.
     """
 
-    def __init__(self, device: Device, steps: Iterable[Step], weights: GraphWeights) -> None:
+    def __init__(self, device: Device, steps: Iterable[Step], weights: StoredWeights) -> None:
         self._device = device
         self.convs: dict[str, DeviceConv] = {}
         self.norms: dict[str, DeviceNorm] = {}
@@ -52,7 +60,7 @@ class NetworkWeights:
             if step.kind == "convolve":
                 self._add(step, weights)
 
-    def _add(self, step: Step, weights: GraphWeights) -> None:
+    def _add(self, step: Step, weights: StoredWeights) -> None:
         kernel = weights.as_stored(f"{step.conv}.weight")
         packed = pack_conv(kernel, weights.as_stored(f"{step.conv}.bias").astype(np.float32))
         self.convs[step.conv] = DeviceConv(

@@ -19,6 +19,7 @@ from trt_vqgan.kernels.launches.cached_attention import HEAD_SIZES
 from trt_vqgan.runtime.device.host import HostDevice
 
 SHARED_LIMIT = 99 << 10
+PICTURES = ("conv2d.cu", "conv2d_float.cu", "group_norm.cu", "picture_attention.cu", "picture_layout.cu")
 
 
 @functools.cache
@@ -37,6 +38,7 @@ def libraries() -> tuple[ShimLibrary, ...]:
     return (
         load_for(40, 64, sources=attention),
         load(["layer_norm.cu", "bias.cu"]),
+        *(load([source]) for source in PICTURES),
         *(load([source]) for source in single),
     )
 
@@ -90,6 +92,11 @@ def test_every_kernel_is_checked_and_right(tmp_path: Path) -> None:
         ("pixels", "pixels"),
         ("gather_codes", "gather_codes"),
         ("embed_tokens", "embed_tokens"),
+        ("conv2d_128x128", "conv2d half 32->128"),
+        ("conv2d_float", "conv2d float"),
+        ("group_norm_apply_half_half", "group_norm float16 to float16"),
+        ("picture_attention_128", "picture_attention float16"),
+        ("argmax_rows", "argmax_rows"),
     ],
 )
 def test_a_kernel_that_does_nothing_is_told(kernel: str, names: str, tmp_path: Path) -> None:
