@@ -164,7 +164,9 @@ def test_group_norm(norm: ShimLibrary, shape: tuple[int, int, int, int]) -> None
     check_group_norm(norm, shape, absolute=GROUP_NORM_ABSOLUTE)
 
 
-@pytest.mark.parametrize(("given", "made", "swish"), itertools.product([HALF, FLOAT], [HALF, FLOAT], [False, True]))
+@pytest.mark.parametrize(
+    ("given", "made", "swish"), list(itertools.product([HALF, FLOAT], [HALF, FLOAT], [False, True]))
+)
 def test_group_norm_of_all_dtypes(
     norm: ShimLibrary, given: np.dtype[np.floating], made: np.dtype[np.floating], swish: bool
 ) -> None:
