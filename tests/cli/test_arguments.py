@@ -17,7 +17,20 @@ from trt_vqgan.cli.outputs import picture_paths, unique_stems
 from trt_vqgan.errors import ConditionError
 from trt_vqgan.runtime.images import write_png
 
-COMMANDS = ["generate", "reconstruct", "encode", "decode", "score", "info", "export", "verify", "build", "bench"]
+COMMANDS = [
+    "generate",
+    "reconstruct",
+    "encode",
+    "decode",
+    "score",
+    "info",
+    "export",
+    "verify",
+    "build",
+    "export-triton",
+    "serve",
+    "bench",
+]
 
 
 def run(*arguments: str | Path) -> Result:
