@@ -33,6 +33,7 @@ ALLOWED_GROWTH_BYTES = 48 << 20
 SETTLE_S = 20.0
 """Seconds in which what abandoned requests held must be free again."""
 
+MOMENTS = 20
 SIZE = 128
 
 
@@ -61,6 +62,7 @@ class Soaked:
     abandoned : requests whose client went away.
     problems : what was wrong; empty for a server that lasts.
     warm_bytes, end_bytes, most_bytes : the server's memory once warm (its largest), at the end, and at most.
+    memory_mb : the server's memory at twenty moments.
     """
 
     seconds: float
@@ -70,6 +72,7 @@ class Soaked:
     warm_bytes: int
     end_bytes: int
     most_bytes: int
+    memory_mb: list[int]
 
 
 class _Mixed:
@@ -188,6 +191,7 @@ def soak(bundle: Path | None, *, seconds: float, clients: int, backend: str = "a
         warm_bytes=warm,
         end_bytes=last,
         most_bytes=max(memory),
+        memory_mb=[memory[len(memory) * i // MOMENTS] >> 20 for i in range(MOMENTS)],
     )
 
 
