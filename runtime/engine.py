@@ -35,6 +35,9 @@ class Engine(Protocol):
     def new_cache(self, *, batch: int, capacity: int) -> Any:
         """Return an empty cache for ``batch`` rows of at most ``capacity`` positions."""
 
+    def cache_bytes(self, *, batch: int, capacity: int) -> int:
+        """Return the bytes that `new_cache` allocates for it, wherever that is."""
+
     def prefill(
         self,
         cache: Any,

@@ -151,7 +151,9 @@ class Pipeline:
         self._models = open_models(folder, manifest, choice, threads=threads)
         self._autoencoder = self._models.autoencoder
         self._conditions = ConditionEncoder(manifest, self._models.condition_encoder)
-        self._requests = RequestReader(manifest, self._conditions, self.encode)
+        self._requests = RequestReader(
+            manifest, self._conditions, self.encode, engine=lambda: self._checked_generator().engine
+        )
 
     @property
     def backend_details(self) -> str:

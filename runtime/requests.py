@@ -15,6 +15,7 @@ from trt_vqgan.runtime.buffers import with_host_arrays
 from trt_vqgan.runtime.code_generator import FREE
 from trt_vqgan.runtime.condition_encoder import CONDITION_ARGUMENTS, ClassIds, ConditionEncoder
 from trt_vqgan.runtime.editing import kept_codes, kept_grid, padded_grid, resampled
+from trt_vqgan.runtime.engine import Engine
 from trt_vqgan.runtime.fitting import Fit, check_fit, fit_picture
 from trt_vqgan.runtime.guidance import Guidance
 from trt_vqgan.runtime.large_pictures import (
@@ -158,14 +159,21 @@ class RequestReader:
     manifest : the bundle's, of a model with a transformer or without.
     conditions : encodes its conditions.
     encode : pictures uint8 (B, H, W, C) to codes int64 (B, h, w).
+    engine : returns what runs the transformer, where the model has one.
     """
 
     def __init__(
-        self, manifest: Manifest, conditions: ConditionEncoder, encode: Callable[[ImageArray], Int64Array]
+        self,
+        manifest: Manifest,
+        conditions: ConditionEncoder,
+        encode: Callable[[ImageArray], Int64Array],
+        *,
+        engine: Callable[[], Engine],
     ) -> None:
         self._manifest = manifest
         self._conditions = conditions
         self._encode = encode
+        self._engine = engine
 
     def read(self, arguments: GenerateArguments) -> Request:
         """Return the request.
@@ -200,7 +208,7 @@ class RequestReader:
         if windows is not None:
             model = self._manifest.model
             width, rows = picture[1] // model.autoencoder.factor, 1 if guidance is None else 2
-            size, windows = within_memory(model, windows, width, batch_size=size, rows_a_picture=rows)
+            size, windows = within_memory(model, self._engine(), windows, width, batch_size=size, rows_a_picture=rows)
         tokens = self._tokens(arguments, n, fit, picture, windows)
         count = n if n is not None else max(len(tokens), _rows(init), _rows(arguments.get("kept_codes"), grid=True))
         if not 0 <= first <= MAX_PICTURES - count:

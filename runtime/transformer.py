@@ -54,6 +54,10 @@ class TransformerEngine:
         """Return an empty cache for ``batch`` rows of at most ``capacity`` positions."""
         return KVCache(self.spec, batch=batch, capacity=capacity)
 
+    def cache_bytes(self, *, batch: int, capacity: int) -> int:
+        """Return the bytes that `new_cache` allocates for it."""
+        return KVCache.bytes_needed(self.spec, batch=batch, capacity=capacity)
+
     def prefill(
         self,
         cache: KVCache,

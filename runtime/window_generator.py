@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,6 @@ from trt_vqgan.errors import SpecError
 from trt_vqgan.runtime.code_generator import FREE, StepCallback
 from trt_vqgan.runtime.engine import Engine
 from trt_vqgan.runtime.guidance import Guidance, beside_conditions
-from trt_vqgan.runtime.kv_cache import KVCache
 from trt_vqgan.runtime.philox import grid_position, random64
 from trt_vqgan.runtime.sampler import Sampling, draw_codes
 from trt_vqgan.runtime.window_plan import Rule, Task, check_shift, plan_windows
@@ -47,7 +46,7 @@ class WindowReport:
 class _Window:
     """A window whose cache holds the first ``filled`` positions of its sequence."""
 
-    cache: KVCache
+    cache: Any
     filled: int
 
 
@@ -238,20 +237,19 @@ class _Run:
             self._live_bytes -= self._cache_bytes(window.cache)
         return logits
 
-    def _new_cache(self) -> KVCache | None:
+    def _new_cache(self) -> Any | None:
         """Return a cache for the whole of a window, or None where it doesn't fit the bound."""
         capacity = self._condition_tokens + self._side * self._side
-        wanted = KVCache.bytes_needed(self._spec, batch=self._batch, capacity=capacity)
+        wanted = self._engine.cache_bytes(batch=self._batch, capacity=capacity)
         # twice: windows that are computed by themselves need room for a cache of their own meanwhile
         if self._memory_bytes is not None and self._live_bytes + 2 * wanted > self._memory_bytes:
             return None
         self._live_bytes += wanted
         self._report.peak_cache_bytes = max(self._report.peak_cache_bytes, self._live_bytes)
-        cache: KVCache = self._engine.new_cache(batch=self._batch, capacity=capacity)
-        return cache
+        return self._engine.new_cache(batch=self._batch, capacity=capacity)
 
-    def _cache_bytes(self, cache: KVCache) -> int:
-        return KVCache.bytes_needed(self._spec, batch=cache.batch, capacity=cache.capacity)
+    def _cache_bytes(self, cache: Any) -> int:
+        return self._engine.cache_bytes(batch=cache.batch, capacity=cache.capacity)
 
     def _affordable(self, tasks: list[Task]) -> Iterator[list[Task]]:
         """Split tasks into groups whose short-lived caches fit the bound; one always runs."""
@@ -260,7 +258,7 @@ class _Run:
             size = 1
         elif self._memory_bytes is not None:
             length = self._condition_tokens + tasks[0].prefix
-            each = KVCache.bytes_needed(self._spec, batch=self._batch, capacity=length)
+            each = self._engine.cache_bytes(batch=self._batch, capacity=length)
             size = max(1, min(size, (self._memory_bytes - self._live_bytes) // each))
         for start in range(0, len(tasks), size):
             yield tasks[start : start + size]
@@ -273,7 +271,7 @@ class _Run:
         self._report.peak_cache_bytes = max(self._report.peak_cache_bytes, used)
         return self._fill(cache, sequence, count=len(tasks))
 
-    def _fill(self, cache: KVCache, sequence: Int64Array, *, count: int = 1) -> FloatArray:
+    def _fill(self, cache: Any, sequence: Int64Array, *, count: int = 1) -> FloatArray:
         """Compute whole sequences into an empty cache; return the logits float32 (B, V) of their last positions."""
         length = sequence.shape[1]
         self._report.positions_computed += count * length

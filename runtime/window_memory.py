@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from trt_vqgan.errors import ShapeError
-from trt_vqgan.runtime.kv_cache import KVCache
+from trt_vqgan.runtime.engine import Engine
 from trt_vqgan.runtime.large_pictures import Windows
 from trt_vqgan.runtime.memory import available_bytes, say_bytes
 from trt_vqgan.runtime.window_plan import Rule, window_origin
@@ -15,15 +15,14 @@ SHARE_OF_AVAILABLE = 0.75
 """Part of the available memory that caches may take where nobody gave a bound; the rest is for runs and pictures."""
 
 
-def window_bytes(spec: ModelSpec) -> int:
-    """Return the bytes of one window's cache of one row: 8 x layers x width x (condition and codes, in whole buckets).
+def window_bytes(spec: ModelSpec, engine: Engine) -> int:
+    """Return the bytes of one window's cache of one row, as ``engine`` keeps it.
 
-    A picture is one row, and two with guidance.
+    2 x layers x width x (condition and codes, in whole buckets) numbers: of 4 bytes on the CPU (where our kernels pad
+    the values of a head to 16), of 2 on a GPU. A picture is one row, and two with guidance.
     """
-    assert spec.transformer is not None
     assert spec.condition is not None
-    capacity = spec.condition.num_tokens + spec.num_codes
-    return KVCache.bytes_needed(spec.transformer, batch=1, capacity=capacity)
+    return engine.cache_bytes(batch=1, capacity=spec.condition.num_tokens + spec.num_codes)
 
 
 def windows_alive(spec: ModelSpec, width: int, *, shift: int = 1) -> int:
@@ -38,13 +37,14 @@ def windows_alive(spec: ModelSpec, width: int, *, shift: int = 1) -> int:
     return len({window_origin(j, width, side=side, rule=rule, shift=shift) for j in range(width)})
 
 
-def peak_window_bytes(spec: ModelSpec, width: int, *, rows: int, shift: int = 1) -> int:
+def peak_window_bytes(spec: ModelSpec, engine: Engine, width: int, *, rows: int, shift: int = 1) -> int:
     """Return the most bytes of caches alive at once: rows x `windows_alive` x `window_bytes`."""
-    return rows * windows_alive(spec, width, shift=shift) * window_bytes(spec)
+    return rows * windows_alive(spec, width, shift=shift) * window_bytes(spec, engine)
 
 
 def within_memory(
     spec: ModelSpec,
+    engine: Engine,
     windows: Windows,
     width: int,
     *,
@@ -59,6 +59,7 @@ def within_memory(
 
     Parameters
     ----------
+    engine : keeps the caches.
     width : of the grid, codes.
     rows_a_picture : 2 with guidance, else 1.
     available : bytes that may be taken where ``windows`` has no bound; by default those that the system has.
@@ -67,7 +68,7 @@ def within_memory(
     ------
     ShapeError : not even one window fits.
     """
-    one = rows_a_picture * window_bytes(spec)
+    one = rows_a_picture * window_bytes(spec, engine)
     alive = windows_alive(spec, width, shift=windows.shift) if windows.plan == "exact" else 0
     bound = windows.memory_bytes
     if bound is None:

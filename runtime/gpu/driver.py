@@ -107,6 +107,10 @@ class DeviceEngine:
         with self._turn():
             return DeviceCache(self.device, self.spec, batch=batch, capacity=capacity, number=self.number)
 
+    def cache_bytes(self, *, batch: int, capacity: int) -> int:
+        """Return the bytes that `new_cache` allocates for it on the device."""
+        return DeviceCache.bytes_needed(self.spec, batch=batch, capacity=capacity, number=self.number)
+
     def prefill(
         self,
         cache: DeviceCache,

@@ -34,11 +34,17 @@ class NativeCache:
         self.batch = batch
         self.capacity = bucket_length(max(capacity, 1))
         heads, size = spec.num_heads, spec.head_size
-        padded = -(-size // LANES) * LANES
+        padded = _padded(size)
         self.keys: FloatArray = np.zeros(
             (spec.num_layers, batch, heads, self.capacity // LANES, size, LANES), np.float32
         )
         self.values: FloatArray = np.zeros((spec.num_layers, batch, heads, self.capacity, padded), np.float32)
+
+    @staticmethod
+    def bytes_needed(spec: TransformerSpec, *, batch: int, capacity: int) -> int:
+        """Return the bytes of a cache: 4 x layers x rows x heads x capacity x (head size, and it padded)."""
+        a_position = 4 * spec.num_heads * (spec.head_size + _padded(spec.head_size))
+        return spec.num_layers * batch * bucket_length(max(capacity, 1)) * a_position
 
     def reserve(self, positions: int) -> bool:
         """Return False: nothing moves. ``positions`` must be within the capacity."""
@@ -50,3 +56,8 @@ class NativeCache:
         blocks, to = -(-positions // LANES), slice(first, first + len(rows))
         self.keys[:, to, :, :blocks] = source.keys[:, rows, :, :blocks]
         self.values[:, to, :, :positions] = source.values[:, rows, :, :positions]
+
+
+def _padded(size: int) -> int:
+    """Return the channels of a head's values."""
+    return -(-size // LANES) * LANES

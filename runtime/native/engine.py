@@ -72,6 +72,10 @@ class NativeEngine:
         """Return an empty cache for ``batch`` rows of at most ``capacity`` positions."""
         return NativeCache(self.spec, batch=batch, capacity=capacity)
 
+    def cache_bytes(self, *, batch: int, capacity: int) -> int:
+        """Return the bytes that `new_cache` allocates for it."""
+        return NativeCache.bytes_needed(self.spec, batch=batch, capacity=capacity)
+
     def prefill(
         self,
         cache: NativeCache,

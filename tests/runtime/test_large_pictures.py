@@ -119,7 +119,7 @@ def test_coordinates_of_the_whole_picture(tmp_path: Path) -> None:
 def test_a_picture_does_not_depend_on_its_neighbours_or_the_memory(of_class: Model) -> None:
     pipe = of_class.pipe
     wanted = pipe.generate(n=3, seed=4, size=SIZE)
-    one = window_bytes(pipe.spec)
+    one = window_bytes(pipe.spec, pipe.code_generator.engine)
     for options in ({"batch_size": 1}, {"batch_size": 2}, {"memory_bytes": one}, {"window_plan": "plain"}):
         found = pipe.generate(n=3, seed=4, size=SIZE, **options)
         np.testing.assert_array_equal(found.codes, wanted.codes)
@@ -207,7 +207,7 @@ def test_guidance_follows_its_formula_in_every_window(guided: Model, scale: floa
 def test_guided_pictures_do_not_depend_on_their_neighbours_or_the_memory(guided: Model) -> None:
     options: dict[str, Any] = {"class_id": [0, 1, 2], "seed": 4, "size": SIZE, "guidance": 2.5, "window_shift": 2}
     wanted = guided.pipe.generate(**options)
-    one = 2 * window_bytes(guided.pipe.spec)
+    one = 2 * window_bytes(guided.pipe.spec, guided.pipe.code_generator.engine)
     for change in ({"batch_size": 1}, {"memory_bytes": one}, {"window_plan": "plain"}):
         np.testing.assert_array_equal(guided.pipe.generate(**(options | change)).codes, wanted.codes)
     kept = wanted.codes.copy()

@@ -120,6 +120,17 @@ def test_rows_of_another_cache_are_copied(model: DeviceModel) -> None:
         cache.copy_rows(small, which, 65)
 
 
+@pytest.mark.parametrize(("batch", "capacity"), [(1, 1), (3, 64), (2, 65)])
+@pytest.mark.parametrize("number", [np.float16, np.float32])
+def test_the_bytes_of_a_cache_are_those_that_it_holds(
+    model: DeviceModel, monkeypatch: pytest.MonkeyPatch, number: type, batch: int, capacity: int
+) -> None:
+    """float16 on a GPU: half of what the CPU's engines keep."""
+    monkeypatch.setattr(model.engine, "number", np.dtype(number))
+    cache = model.engine.new_cache(batch=batch, capacity=capacity)
+    assert model.engine.cache_bytes(batch=batch, capacity=capacity) == cache._values.memory.nbytes
+
+
 def test_more_positions_than_there_are_is_refused(model: DeviceModel) -> None:
     cache = model.engine.new_cache(batch=1, capacity=64)
     with pytest.raises(ShapeError, match="found 65 positions, wanted at most 200, and 64 in this cache"):

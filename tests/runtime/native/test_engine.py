@@ -15,8 +15,10 @@ from tests.runtime.small_models import SmallModel, make_model, random_tokens
 from tests.tolerances import INT8_ENGINES, LOGITS_FP32, LOGITS_INT8_SMALL
 from trt_vqgan.errors import BackendUnavailableError, BundleError, ShapeError
 from trt_vqgan.runtime.native.build import find_compiler, find_library
+from trt_vqgan.runtime.native.cache import NativeCache
 from trt_vqgan.runtime.native.engine import NativeEngine
 from trt_vqgan.runtime.native.graph_weights import GraphWeights
+from trt_vqgan.spec import TransformerSpec
 
 if find_compiler() is None and find_library() is None:
     pytest.skip("no C++ compiler on this machine", allow_module_level=True)
@@ -259,6 +261,21 @@ def test_rows_of_a_cache_are_copied(engine: NativeEngine) -> None:
     cache.copy_rows(shared, rows, 37)
     found = engine.extend(cache, tokens[rows], start=37, rows=np.array([39]))
     np.testing.assert_array_equal(found[:, 0], all_rows(engine, tokens)[rows, -1])
+
+
+@pytest.mark.parametrize(("batch", "capacity"), [(1, 0), (3, 64), (2, 65)])
+@pytest.mark.parametrize("width", [64, 104])
+def test_the_bytes_of_a_cache_are_those_that_it_holds(batch: int, capacity: int, width: int) -> None:
+    """Values of a head size of 52 are padded to 64."""
+    spec = TransformerSpec(vocab_size=61, max_seq_len=200, num_layers=3, num_heads=2, hidden_size=width)
+    cache = NativeCache(spec, batch=batch, capacity=capacity)
+    wanted = cache.keys.nbytes + cache.values.nbytes
+    assert NativeCache.bytes_needed(spec, batch=batch, capacity=capacity) == wanted
+
+
+def test_the_engine_says_the_bytes_of_its_caches(engine: NativeEngine) -> None:
+    cache = engine.new_cache(batch=2, capacity=70)
+    assert engine.cache_bytes(batch=2, capacity=70) == cache.keys.nbytes + cache.values.nbytes
 
 
 def test_steps_of_the_leading_rows(engine: NativeEngine) -> None:
