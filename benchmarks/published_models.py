@@ -191,10 +191,11 @@ def _model(
     name: str, codes: int, condition: ConditionSpec, shape: tuple[int, int, int], source: str, layout: str, given: str
 ) -> PublishedModel:
     layers, heads, width = shape
+    # a picture's last code is never read: one condition token and 255 codes are 256 positions
+    positions = 256 if condition.num_tokens == 1 else condition.num_tokens + 256
     transformer = TransformerSpec(
-        vocab_size=codes, max_seq_len=256 if condition.num_tokens == 1 else condition.num_tokens + 256, num_layers=layers, num_heads=heads,
-        hidden_size=width,
-    )  # fmt: skip
+        vocab_size=codes, max_seq_len=positions, num_layers=layers, num_heads=heads, hidden_size=width
+    )
     spec = ModelSpec(autoencoder=_f16(codes), transformer=transformer, condition=condition)
     return PublishedModel(name=name, spec=spec, source=source, layout=layout, given=given)
 

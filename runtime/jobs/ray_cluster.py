@@ -56,6 +56,7 @@ def connected(address: str) -> Iterator[Cluster]:
         # Ray reports usage to its makers unless it is told not to; a job is nobody's business.
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         arguments |= {
+            "address": LOCAL,  # Ray's word for it too: a new one, even where another runs
             "num_cpus": available_threads(),
             "include_dashboard": False,
             "object_store_memory": LOCAL_OBJECT_BYTES,
