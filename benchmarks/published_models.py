@@ -22,6 +22,7 @@ from trt_vqgan.export.key_shapes import autoencoder_shapes, transformer_shapes
 from trt_vqgan.spec import AutoencoderSpec, ConditionSpec, ModelSpec, TransformerSpec
 
 REPORT = Path(__file__).resolve().parents[1] / "docs" / "benchmarks" / "cpu.json"
+ALSO = REPORT.with_name("published.json")
 CONFIG, README, RECALLED = "config", "README", "recalled"
 BATCH = 8
 
@@ -174,7 +175,9 @@ def _shape(spec: ModelSpec) -> str:
 
 
 def _measured(also: Report, step: Row) -> list[str]:
-    lines = ["", f"Measured at a published shape, with random weights, by `{also.command}`:", ""]
+    load = also.load_average
+    busy = f" (load average {load['before']:.1f} before, {load['after']:.1f} after: above two, other programs disturbed it)"
+    lines = ["", f"Measured at a published shape, with random weights, by `{also.command}`{busy}:", ""]
     for row in also.rows:
         if row.what != "step" or row.runner != NATIVE or row.latency is None:
             continue
@@ -270,10 +273,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m trt_vqgan.benchmarks.published_models")
     parser.add_argument("-o", "--out", type=Path, default=REPORT.parents[1] / "published-models.md")
     parser.add_argument("--report", type=Path, default=REPORT, help="of `bench`, with steps and decoding")
-    parser.add_argument("--also", type=Path, help="report of `bench` with steps of a published shape")
+    parser.add_argument("--also", type=Path, default=ALSO, help="report of `bench` with steps of a published shape")
     given = parser.parse_args(arguments)
     try:
-        also = None if given.also is None else read_report(given.also)
+        also = read_report(given.also)
         write_bytes(given.out, page(read_report(given.report), source=given.report.name, also=also).encode())
     except TrtVqganError as error:
         print(f"published_models: error: {error}", file=sys.stderr)

@@ -9,6 +9,7 @@ import pytest
 
 from tests.published_specs import F16
 from trt_vqgan.benchmarks.published_models import (
+    ALSO,
     REPORT,
     bundle_bytes,
     codes_per_second,
@@ -78,9 +79,9 @@ def test_the_page(tmp_path: Path) -> None:
     for model in MODELS:
         assert f"| {model.name} |" in text
         assert f"trt-vqgan export {model.given} " in text
-    assert f"by `{report.command}`:" in text
+    assert f"by `{report.command}` (load average" in text
     assert main(["-o", str(tmp_path / "page.md")]) == 0
-    assert (tmp_path / "page.md").read_text() == page(report, source="cpu.json")
+    assert (tmp_path / "page.md").read_text() == page(report, source="cpu.json", also=read_report(ALSO))
     empty = dataclasses.replace(report, rows=[])
     with pytest.raises(SpecError, match=r"has no rows of decode, and of step"):
         page(empty, source="cpu.json")
