@@ -176,7 +176,7 @@ def _shape(spec: ModelSpec) -> str:
 
 def _measured(also: Report, step: Row) -> list[str]:
     load = also.load_average
-    busy = f" (load average {load['before']:.1f} before, {load['after']:.1f} after: above two, other programs disturbed it)"
+    busy = f" (load average {load['before']:.1f} before, {load['after']:.1f} after: above two, others disturbed it)"
     lines = ["", f"Measured at a published shape, with random weights, by `{also.command}`{busy}:", ""]
     for row in also.rows:
         if row.what != "step" or row.runner != NATIVE or row.latency is None:
