@@ -1,10 +1,12 @@
-"""Runs a checkpoint in PyTorch and its bundle's graphs in ONNX Runtime on the same inputs, and compares."""
+"""Runs a checkpoint in PyTorch and its bundle's graphs in ONNX Runtime on the same inputs, and compares.
+
+Those for GPUs, where a bundle has them, too: `gpu_parity`.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import importlib
-import math
 import os
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,9 @@ import torch
 from trt_vqgan.errors import BundleError, ParityError
 from trt_vqgan.export.checkpoint import open_checkpoint
 from trt_vqgan.export.gpt_modules import load_gpt
+from trt_vqgan.export.gpu_parity import GpuParity
+from trt_vqgan.export.gpu_ranges import extreme_codes
+from trt_vqgan.export.parity_rows import ParityRow, Tolerance, compare
 from trt_vqgan.export.sample_inputs import sample_map
 from trt_vqgan.export.vqgan_modules import Autoencoder, load_autoencoder
 from trt_vqgan.manifest import Manifest, bundle_folder, read_manifest, verify_files
@@ -25,20 +30,6 @@ FloatArray = npt.NDArray[np.float32]
 
 GRID_CODES_LIMIT = 64
 """Side of the largest latent grid that is compared whole; larger training pictures are cropped for speed."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Tolerance:
-    """What an output may differ by.
-
-    Attributes
-    ----------
-    max_abs : largest absolute difference.
-    codes : share of equal codes that is needed; None where the output is no code.
-    """
-
-    max_abs: float
-    codes: float | None = None
 
 
 TOLERANCES = {
@@ -64,27 +55,6 @@ TOLERANCES = {
 }
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ParityRow:
-    """One compared output.
-
-    Attributes
-    ----------
-    output : what was compared.
-    max_abs, max_rel : largest absolute difference, and that over the reference's largest magnitude.
-    codes_equal : whether all codes (argmax or nearest) agree; None where the output is no code.
-    codes_share : share of codes that agree.
-    ok : within tolerance.
-    """
-
-    output: str
-    max_abs: float
-    max_rel: float
-    codes_equal: bool | None
-    codes_share: float | None
-    ok: bool
-
-
 def verify_bundle(
     bundle: str | os.PathLike[str], run: str | os.PathLike[str], *, config: str | os.PathLike[str] | None = None
 ) -> list[ParityRow]:
@@ -107,39 +77,37 @@ def verify_bundle(
             f.name for f in dataclasses.fields(ModelSpec) if getattr(spec, f.name) != getattr(manifest.model, f.name)
         )
         raise ParityError(f"{folder} is a bundle of another model than {run}: they differ in {field}")
+    on_gpu = None if manifest.gpu is None else GpuParity(folder, manifest.gpu)
     rows = _compare_autoencoder(
-        folder, manifest, "", spec.autoencoder, checkpoint.weights, "first_stage.", decoder=True
+        folder, manifest, "", spec.autoencoder, checkpoint.weights, "first_stage.", decoder=True, on_gpu=on_gpu
     )
     condition = spec.condition
     if condition is not None and condition.autoencoder is not None:
         rows += _compare_autoencoder(
-            folder, manifest, "condition_", condition.autoencoder, checkpoint.weights, "condition.", decoder=False
+            folder,
+            manifest,
+            "condition_",
+            condition.autoencoder,
+            checkpoint.weights,
+            "condition.",
+            decoder=False,
+            on_gpu=on_gpu,
         )
     if spec.transformer is not None:
-        rows.append(_compare_transformer(folder, manifest, spec, checkpoint.weights))
-    return rows
-
-
-def compare(output: str, found: FloatArray, wanted: FloatArray, tolerance: Tolerance, codes: Any = None) -> ParityRow:
-    """Return the row of two arrays of one shape; ``codes`` is a pair of integer arrays to compare as well."""
-    difference = float(np.abs(found.astype(np.float64) - wanted).max()) if found.size else 0.0
-    scale = float(np.abs(wanted).max()) if wanted.size else 0.0
-    share = None if codes is None else float((codes[0] == codes[1]).mean())
-    ok = math.isfinite(difference) and difference <= tolerance.max_abs
-    if share is not None and tolerance.codes is not None:
-        ok = ok and share >= tolerance.codes
-    return ParityRow(
-        output=output,
-        max_abs=difference,
-        max_rel=difference / scale if scale else 0.0,
-        codes_equal=None if share is None else share == 1.0,
-        codes_share=share,
-        ok=ok,
-    )
+        rows += _compare_transformer(folder, manifest, spec, checkpoint.weights, on_gpu=on_gpu)
+    return sorted(rows, key=lambda row: row.output.startswith("gpu "))  # stable: those for GPUs behind the others
 
 
 def _compare_autoencoder(
-    folder: Path, manifest: Manifest, prefix: str, spec: AutoencoderSpec, weights: Any, keys: str, *, decoder: bool
+    folder: Path,
+    manifest: Manifest,
+    prefix: str,
+    spec: AutoencoderSpec,
+    weights: Any,
+    keys: str,
+    *,
+    decoder: bool,
+    on_gpu: GpuParity | None,
 ) -> list[ParityRow]:
     model = load_autoencoder(spec, weights, prefix=keys)
     side = spec.factor * min(spec.latent_size, GRID_CODES_LIMIT)
@@ -158,11 +126,19 @@ def _compare_autoencoder(
             (_codes_of(model, found), codes),
         )
     ]
+    codebook = model.quantize.codebook.detach().numpy()
+    if on_gpu is not None:
+        rows.append(on_gpu.encoder(f"{prefix}encoder", spec, picture, latents, codes, codebook))
     if decoder:
         with torch.no_grad():
             pixels = model.decode_codes(torch.from_numpy(codes)).numpy()
         made = _run(folder, manifest, "decoder", {"codes": codes})
         rows.append(compare("decoder pixels", made, pixels, TOLERANCES[manifest.precision["decoder"]]["pixels"]))
+        if on_gpu is not None:
+            extreme = extreme_codes(codebook, codes.shape[-1])
+            with torch.no_grad():
+                others = [model.decode_codes(torch.from_numpy(each[None])).numpy() for each in extreme]
+            rows += on_gpu.decoder(np.concatenate([codes, extreme]), np.concatenate([pixels, *others]), codebook)
     return rows
 
 
@@ -172,14 +148,18 @@ def _codes_of(model: Autoencoder, latents: FloatArray) -> npt.NDArray[np.int64]:
     return codes
 
 
-def _compare_transformer(folder: Path, manifest: Manifest, spec: ModelSpec, weights: Any) -> ParityRow:
+def _compare_transformer(
+    folder: Path, manifest: Manifest, spec: ModelSpec, weights: Any, *, on_gpu: GpuParity | None
+) -> list[ParityRow]:
     transformer, condition = spec.transformer, spec.condition
     assert transformer is not None
     assert condition is not None
     length = min(condition.num_tokens + spec.num_codes - 1, transformer.max_seq_len)
     tokens = np.random.default_rng(0).integers(0, transformer.vocab_size, (1, length))
     with torch.no_grad():
-        wanted = load_gpt(transformer, weights)(torch.from_numpy(tokens)).numpy()
+        gpt = load_gpt(transformer, weights)
+        wanted = gpt(torch.from_numpy(tokens)).numpy()
+        tables = gpt.tok_emb.weight.detach().numpy(), gpt.pos_emb.detach().numpy().reshape(-1, transformer.hidden_size)
     i, j = np.arange(length)[:, None], np.arange(length)[None, :]
     sees = (j <= i) | ((i < transformer.num_unmasked) & (j < transformer.num_unmasked))
     cache = np.zeros((1, transformer.num_heads, 1, length, transformer.head_size), dtype=np.float32)
@@ -196,7 +176,10 @@ def _compare_transformer(folder: Path, manifest: Manifest, spec: ModelSpec, weig
         feeds[f"past_value_{layer}"] = cache
     found = _run(folder, manifest, "transformer", feeds)
     tolerance = TOLERANCES[manifest.precision["transformer"]]["logits"]
-    return compare("transformer logits", found, wanted, tolerance, (found.argmax(2), wanted.argmax(2)))
+    rows = [compare("transformer logits", found, wanted, tolerance, (found.argmax(2), wanted.argmax(2)))]
+    if on_gpu is not None:
+        rows.append(on_gpu.transformer(transformer, tokens, wanted, tables))
+    return rows
 
 
 def _run(folder: Path, manifest: Manifest, graph: str, feeds: dict[str, npt.NDArray[Any]]) -> FloatArray:

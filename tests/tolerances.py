@@ -79,7 +79,7 @@ ATTENTION_STEP_KERNEL = 2e-6
 """cached_attention_step on the shim against its definition in float32, beyond the output's rounding to half. Measured:
 9e-8; a GPU's own exponential (2 in the last place) may add some 5e-7."""
 
-# Graphs for GPUs, every FP16 result rounded (tests/export/half_rounding.py).
+# Graphs for GPUs, every FP16 result rounded (export/half_rounding.py).
 # Decoder of random weights, largest error over the largest output: measured 2.5e-3 over the synthetic specs.
 GPU_FP16_RELATIVE = 1e-2
 # Decode of the trained demo: measured 70.0 dB at least, over drawn and extreme codes; 61 dB once both are uint8.

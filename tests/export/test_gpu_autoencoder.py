@@ -14,11 +14,11 @@ onnx = pytest.importorskip("onnx")
 
 from tests import tolerances
 from tests.export.autoencoder_cases import BASE, CASES, arrays_of, golden_parts, make_autoencoder, run, session
-from tests.export.half_rounding import rounded
 from trt_vqgan.errors import ExportError
 from trt_vqgan.export.autoencoder_graph import codebook_key, decoder_graph, encoder_graph
 from trt_vqgan.export.gpu_autoencoder import gpu_decoder_graph, gpu_encoder_graph
 from trt_vqgan.export.gpu_ranges import extreme_codes, extreme_maps, wide_decoder_layers, wide_encoder_layers
+from trt_vqgan.export.half_rounding import rounded
 from trt_vqgan.kernels.reference.nearest_code import nearest_code
 
 RNG = np.random.default_rng(0)
