@@ -38,11 +38,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=2.5, help="of each run [default: %(default)s]")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--clients", type=int, nargs="+", default=list(CLIENTS))
+    parser.add_argument("--threads", type=int, nargs="+", help="of servers [default: all processors, and one less]")
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--plot", type=Path, metavar="PNG", help="needs matplotlib: pip install 'trt-vqgan[plots]'")
     options = parser.parse_args(arguments)
     try:
-        report = measure(options.bundle, options.backend, options.clients, options.seconds, options.rounds)
+        report = measure(
+            options.bundle, options.backend, options.clients, options.seconds, options.rounds, options.threads
+        )
         if options.json is not None:
             write_bytes(options.json, json.dumps(report, indent=1).encode() + b"\n")
         if options.plot is not None:
@@ -54,60 +57,72 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def measure(bundle: Path | None, backend: str, clients: Sequence[int], seconds: float, rounds: int) -> dict[str, Any]:
+def measure(
+    bundle: Path | None,
+    backend: str,
+    clients: Sequence[int],
+    seconds: float,
+    rounds: int,
+    threads: Sequence[int] | None = None,
+) -> dict[str, Any]:
     """Return a report, JSON-ready."""
-    runs = [(number, False) for number in clients] + [(n, True) for n in PICTURE_CLIENTS if n in clients]
-    best: dict[tuple[int, bool], Load] = {}
-    checked = 0
+    available = available_threads()
+    servers = threads or sorted({max(1, available - 1), available})
+    asked_for = [(number, False) for number in clients] + [(n, True) for n in PICTURE_CLIENTS if n in clients]
+    best: dict[tuple[int, int, bool], Load] = {}
+    checked, said = 0, []
     load_before = load_average()
     rows = max(2, *clients)
     with load(bundle, backend=backend) as pipeline:
         condition = pipeline.spec.condition
         classes = 1 if condition is None else condition.num_classes
-        with ServerProcess(bundle, "--backend", backend, "--rows", str(rows)) as server:
-            ask_together(server.port, clients=2, seconds=0.3, pictures=True, classes=classes, seed=1)  # warms up
-            for turn in range(rounds):
-                for number, pictures in runs:
-                    asked, total = ask_together(
-                        server.port, clients=number, seconds=seconds, pictures=pictures, classes=classes,
-                        seed=10**6 * (turn + 1),
-                    )  # fmt: skip
-                    checked += check_codes(pipeline, asked, samples=CHECKED)
-                    found = load_of(asked, total, clients=number, pictures=pictures)
-                    before = best.get((number, pictures))
-                    if before is None or found.codes_per_s > before.codes_per_s:
-                        best[number, pictures] = found
-            said = server.said.rpartition(" on ")[0]
-        threads = pipeline.threads
+        for count in servers:
+            options = ("--backend", backend, "--rows", str(rows), "--threads", str(count))
+            with ServerProcess(bundle, *options) as server:
+                said.append(server.said.rpartition(" on ")[0])
+                ask_together(server.port, clients=2, seconds=0.3, pictures=True, classes=classes, seed=1)  # warms up
+                for turn in range(rounds):
+                    for number, pictures in asked_for:
+                        asked, total = ask_together(
+                            server.port, clients=number, seconds=seconds, pictures=pictures, classes=classes,
+                            seed=10**6 * (turn + 1),
+                        )  # fmt: skip
+                        checked += check_codes(pipeline, asked, samples=CHECKED)
+                        found = load_of(asked, total, clients=number, threads=count, pictures=pictures)
+                        run = count, number, pictures
+                        if run not in best or found.codes_per_s > best[run].codes_per_s:
+                            best[run] = found
     return {
         "command": "python -m trt_vqgan.benchmarks.serving",
         "commit": git_commit(),
-        "machine": describe_machine(threads=threads) | {"available": available_threads()},
+        "machine": describe_machine(threads=available),
         "load_before": load_before,
         "versions": describe_versions(),
-        "server": said,
+        "servers": said,
         "server_rows": rows,
         "seconds": seconds,
         "rounds": rounds,
         "codes_checked_of_pictures": checked,
-        "rows": [dataclasses.asdict(best[run]) for run in runs],
+        "rows": [dataclasses.asdict(found) for found in best.values()],
     }
 
 
 def table(report: dict[str, Any]) -> str:
     """Return a report as a table in Markdown."""
-    one = {row["pictures"]: row["codes_per_s"] for row in reversed(report["rows"]) if row["clients"] == 1}
+    one = {
+        (row["threads"], row["pictures"]): row["codes_per_s"] for row in reversed(report["rows"]) if row["clients"] == 1
+    }
     lines = [
-        "| answers | clients | codes/s | × one at a time | p50 ms | p99 ms | requests |",
-        "|---|---|---|---|---|---|---|",
+        "| threads | answers | clients | codes/s | × one at a time | p50 ms | p99 ms | requests |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for row in report["rows"]:
-        alone = one.get(row["pictures"])
+        alone = one.get((row["threads"], row["pictures"]))
         times = f"{row['codes_per_s'] / alone:.2f}" if alone else ""
         what = "pictures" if row["pictures"] else "codes"
         lines.append(
-            f"| {what} | {row['clients']} | {row['codes_per_s']:.0f} | {times} | {row['p50_ms']:.0f} | "
-            f"{row['p99_ms']:.0f} | {row['answers']} |"
+            f"| {row['threads']} | {what} | {row['clients']} | {row['codes_per_s']:.0f} | {times} | "
+            f"{row['p50_ms']:.0f} | {row['p99_ms']:.0f} | {row['answers']} |"
         )
     return "\n".join(lines)
 

@@ -35,6 +35,7 @@ class Load:
     Attributes
     ----------
     clients : how many.
+    threads : of the server.
     pictures : whether answers held pictures, or codes only.
     codes_per_s : over the time in which all asked.
     p50_ms, p99_ms : of whole requests.
@@ -42,6 +43,7 @@ class Load:
     """
 
     clients: int
+    threads: int
     pictures: bool
     codes_per_s: float
     p50_ms: float
@@ -94,11 +96,12 @@ def ask_together(
     return asked, max(one.ended for one in asked) - began
 
 
-def load_of(asked: Sequence[Asked], total_s: float, *, clients: int, pictures: bool) -> Load:
+def load_of(asked: Sequence[Asked], total_s: float, *, clients: int, threads: int, pictures: bool) -> Load:
     """Return what was got as one row."""
     times = np.array([one.seconds for one in asked]) * 1e3
     return Load(
         clients=clients,
+        threads=threads,
         pictures=pictures,
         codes_per_s=sum(one.codes.size for one in asked) / total_s,
         p50_ms=float(np.percentile(times, 50)),

@@ -60,7 +60,10 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 @click.option("--access-log", is_flag=True, help="Print a line a request.")
 @options.backend_option
 @options.device_option
-@options.threads_option
+@click.option(
+    "--threads", type=click.IntRange(min=1),
+    help="Threads to compute with.  [default: one less than the processors, which is left to decoding and HTTP]",
+)  # fmt: skip
 @debug_option
 def serve(
     bundle: Path | None,
@@ -92,6 +95,10 @@ def serve(
         drain_s=limits["drain"],
         api_key=None if limits["api_key_file"] is None else _key(limits["api_key_file"]),
     )
+    if threads is None:
+        from trt_vqgan.runtime.threads import available_threads
+
+        threads = max(1, available_threads() - 1)
     with contextlib.closing(_listening(host, port)) as listener:
         service = Service.open(
             chosen_bundle(bundle, demo), backend=backend, device=device, threads=threads, settings=settings

@@ -23,10 +23,12 @@ from trt_vqgan.runtime.pipeline import load
 
 def test_a_short_measurement(demo_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report_file = tmp_path / "serving.json"
-    options = ["--backend", "onnxruntime", "--seconds", "0.1", "--rounds", "1", "--clients", "1", "4"]
+    options = ["--backend", "onnxruntime", "--seconds", "0.1", "--rounds", "1", "--clients", "1", "4", "--threads", "2"]
     assert main([str(demo_bundle), *options, "--json", str(report_file)]) == 0
     report = json.loads(report_file.read_text())
-    assert [(row["clients"], row["pictures"]) for row in report["rows"]] == [(1, False), (4, False), (1, True)]
+    assert [(row["clients"], row["threads"], row["pictures"]) for row in report["rows"]] == [
+        (1, 2, False), (4, 2, False), (1, 2, True),
+    ]  # fmt: skip
     assert report["codes_checked_of_pictures"] >= 3
     assert all(row["p99_ms"] >= row["p50_ms"] > 0 for row in report["rows"])
     assert capsys.readouterr().out.strip() == table(report)
@@ -48,7 +50,7 @@ def test_a_load_is_all_codes_over_all_time() -> None:
         Asked(class_id=0, seed=i, codes=np.zeros((16, 16), np.int64), seconds=0.1 * (i + 1), ended=1.0)
         for i in range(4)
     ]
-    found = load_of(asked, 2.0, clients=2, pictures=False)
+    found = load_of(asked, 2.0, clients=2, threads=2, pictures=False)
     assert (found.codes_per_s, found.answers, round(found.p50_ms)) == (512, 4, 250)
 
 
