@@ -12,7 +12,7 @@ import numpy.typing as npt
 from trt_vqgan.runtime.engine import Engine
 from trt_vqgan.runtime.guidance import Guidance, beside_conditions
 from trt_vqgan.runtime.philox import grid_position, random64
-from trt_vqgan.runtime.sampler import Sampling, draw_codes
+from trt_vqgan.runtime.sampler import Sampling
 from trt_vqgan.spec import ModelSpec
 
 Int64Array = npt.NDArray[np.int64]
@@ -191,7 +191,7 @@ class CodeGenerator:
             return
         size = self.spec.autoencoder.codebook_size
         # a vocabulary larger than the codebook (condition codes share it) may not name a code that can't be decoded
-        drawn = draw_codes(work.guided(logits[:, :size]), work.sampling, random=work.random[:, column])
+        drawn = self.engine.draw_codes(work.guided(logits[:, :size]), work.sampling, random=work.random[:, column])
         work.codes[rows, column] = drawn[rows]
 
     def _one_pass(self, work: Work) -> None:

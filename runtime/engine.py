@@ -7,10 +7,12 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from trt_vqgan.runtime.sampler import Sampling
 from trt_vqgan.spec import TransformerSpec
 
 Int64Array = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float32]
+UInt64Array = npt.NDArray[np.uint64]
 
 
 class Steps(Protocol):
@@ -63,3 +65,6 @@ class Engine(Protocol):
 
     def stepper(self, cache: Any) -> Steps:
         """Return steps that append one token a row to ``cache``."""
+
+    def draw_codes(self, logits: FloatArray, sampling: Sampling, *, random: UInt64Array) -> Int64Array:
+        """Return one code int64 (B,) for each row of logits, as `trt_vqgan.runtime.sampler.draw_codes`, to the bit."""

@@ -1,8 +1,8 @@
 """Draws codes from logits: temperature, top-k, top-p, greedy; vectorised over the batch.
 
-The definition, bit by bit, is `trt_vqgan.kernels.reference.sample_codes`; a row's code depends on its logits, the
-sampling, the seed and its (picture, position) and on nothing else. Nothing is kept between calls, so any number of
-threads may sample at once.
+The native backend draws the same codes in C++, `trt_vqgan.runtime.native.sampler`. The definition of both, bit by bit,
+is `trt_vqgan.kernels.reference.sample_codes`; a row's code depends on its logits, the sampling, the seed and its
+(picture, position) and on nothing else. Nothing is kept between calls, so any number of threads may sample at once.
 """
 
 from __future__ import annotations
@@ -130,11 +130,8 @@ def draw_codes(logits: FloatArray, sampling: Sampling, *, random: UInt64Array) -
     ShapeError
         As `sample_codes`.
     """
-    if logits.ndim != 2 or logits.dtype != np.float32:
-        raise ShapeError(f"logits: found {logits.dtype} {logits.shape}, wanted float32 (B, V)")
-    if random.shape != logits.shape[:1] or random.dtype != np.uint64:
-        raise ShapeError(f"random: found {random.dtype} {random.shape}, wanted uint64 ({len(logits)},)")
-    maximum = _row_maximum(logits)
+    check_inputs(logits, random)
+    maximum = row_maximum(logits)
     if sampling.greedy or not len(logits):
         greedy: Int64Array = np.argmax(logits, axis=1)
         return greedy
@@ -167,7 +164,7 @@ def sampling_probabilities(
     if array.ndim == 0:
         raise ShapeError("logits: found a single number, wanted an array (..., V)")
     rows = np.ascontiguousarray(array).reshape(math.prod(array.shape[:-1]), array.shape[-1])
-    maximum = _row_maximum(rows)
+    maximum = row_maximum(rows)
     if not len(rows):
         return np.empty(array.shape, dtype=np.float64)
     drawn = _weights(rows, maximum, sampling)
@@ -180,7 +177,15 @@ def sampling_probabilities(
     return result
 
 
-def _row_maximum(logits: FloatArray) -> FloatArray:
+def check_inputs(logits: FloatArray, random: UInt64Array) -> None:
+    """Refuse shapes and dtypes that `draw_codes` doesn't take."""
+    if logits.ndim != 2 or logits.dtype != np.float32:
+        raise ShapeError(f"logits: found {logits.dtype} {logits.shape}, wanted float32 (B, V)")
+    if random.shape != logits.shape[:1] or random.dtype != np.uint64:
+        raise ShapeError(f"random: found {random.dtype} {random.shape}, wanted uint64 ({len(logits)},)")
+
+
+def row_maximum(logits: FloatArray) -> FloatArray:
     """Return the largest logit of each row, (B, 1); refuse rows from which nothing can be drawn."""
     codebook_size = logits.shape[1]
     if not 1 <= codebook_size <= MAX_CODEBOOK_SIZE:

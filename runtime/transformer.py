@@ -10,11 +10,13 @@ import onnxruntime as ort
 
 from trt_vqgan.runtime.cache_buckets import bucket_length
 from trt_vqgan.runtime.kv_cache import KVCache
+from trt_vqgan.runtime.sampler import Sampling, draw_codes
 from trt_vqgan.runtime.sessions import open_session
 from trt_vqgan.spec import TransformerSpec
 
 Int64Array = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float32]
+UInt64Array = npt.NDArray[np.uint64]
 
 SCORE_BYTES = 64 << 20
 """Bound on one layer's attention scores in a prefill; larger batches are split."""
@@ -229,6 +231,10 @@ class TransformerEngine:
     def stepper(self, cache: KVCache) -> Stepper:
         """Return a `Stepper` that appends one token a row to ``cache``."""
         return Stepper(self._session, self.spec, cache)
+
+    def draw_codes(self, logits: FloatArray, sampling: Sampling, *, random: UInt64Array) -> Int64Array:
+        """Return one code int64 (B,) for each row of logits float32 (B, V), drawn with NumPy."""
+        return draw_codes(logits, sampling, random=random)
 
 
 class Stepper:

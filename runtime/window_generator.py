@@ -14,7 +14,7 @@ from trt_vqgan.runtime.code_generator import FREE, StepCallback
 from trt_vqgan.runtime.engine import Engine
 from trt_vqgan.runtime.guidance import Guidance, beside_conditions
 from trt_vqgan.runtime.philox import grid_position, random64
-from trt_vqgan.runtime.sampler import Sampling, draw_codes
+from trt_vqgan.runtime.sampler import Sampling
 from trt_vqgan.runtime.window_plan import Rule, Task, check_shift, plan_windows
 from trt_vqgan.spec import ModelSpec
 
@@ -139,12 +139,12 @@ class WindowGenerator:
         run = _Run(self, condition, codes, plan, memory_bytes, guidance, report)
         done = int((~some).sum())
         shown = done
-        count = len(pictures)
+        count, size = len(pictures), self.spec.autoencoder.codebook_size
         for step in steps:
             for tasks, logits in run.predict(step):
                 places = np.array([grid_position(task.row, task.column) for task in tasks], dtype=np.int64)
                 random = random64(seed, pictures=np.tile(pictures, len(tasks)), positions=np.repeat(places, count))
-                drawn = draw_codes(logits[:, : self.spec.autoencoder.codebook_size], sampling, random=random)
+                drawn = self.engine.draw_codes(logits[:, :size], sampling, random=random)
                 for k, task in enumerate(tasks):
                     rows = free[:, task.row, task.column]
                     codes[rows, task.row, task.column] = drawn[k * count : (k + 1) * count][rows]

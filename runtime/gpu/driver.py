@@ -26,10 +26,12 @@ from trt_vqgan.runtime.gpu.operations import Operations
 from trt_vqgan.runtime.gpu.shared_prefix import SHARE_FROM_BYTES, Sharing, find_sharing
 from trt_vqgan.runtime.gpu.state import Drawing
 from trt_vqgan.runtime.gpu.turns import DeviceTurns
+from trt_vqgan.runtime.sampler import Sampling, draw_codes
 from trt_vqgan.spec import TransformerSpec
 
 Int64Array = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float32]
+UInt64Array = npt.NDArray[np.uint64]
 
 PREFILL_BYTES = 512 << 20
 """Bound on the buffers of a prefill; larger batches are split."""
@@ -163,6 +165,10 @@ class DeviceEngine:
     def stepper(self, cache: DeviceCache) -> DeviceStepper:
         """Return a `DeviceStepper` that appends one token a row to ``cache``."""
         return DeviceStepper(self, cache)
+
+    def draw_codes(self, logits: FloatArray, sampling: Sampling, *, random: UInt64Array) -> Int64Array:
+        """Return one code int64 (B,) for each row of logits float32 (B, V), on the host."""
+        return draw_codes(logits, sampling, random=random)
 
     def _forward(
         self,

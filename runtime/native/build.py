@@ -39,9 +39,10 @@ _KERNELS: dict[str, tuple[str, ...]] = {
     "kAvx512": (*_AVX512, "-DCPU_AVX512"),
 }
 _AMX = ("-mamx-tile", "-mamx-int8", "-mamx-bf16", "-mavx512bf16")  # GCC 11, Clang 12
+_OF_EACH_SET = ("kernels", "conv_fp32", "sampler")
 _OTHERS = (
     *("conv_choice", "conv_packing", "instructions", "library", "network", "network_library"),
-    *("packing", "thread_pool", "transformer"),
+    *("packing", "sampler_library", "thread_pool", "transformer"),
 )
 
 
@@ -97,9 +98,8 @@ def find_compiler() -> str | None:
 
 def library_name() -> str:
     """Return the name of the library of these sources, options and machine."""
-    version = source_hash(
-        SOURCES, (".cpp", ".hpp"), options=(_OPTIONS, _KERNELS, _AMX, platform.machine(), sys.platform)
-    )
+    options = (_OPTIONS, _KERNELS, _AMX, _OF_EACH_SET, _OTHERS, platform.machine(), sys.platform)
+    version = source_hash(SOURCES, (".cpp", ".hpp"), options=options)
     return f"transformer-{version}.so"
 
 
@@ -123,7 +123,7 @@ def _compile(compiler: str, folder: Path, say: Say | None) -> Path:
     objects = [
         (f"{source}-{name}.o", f"{source}.cpp", (*options, f"-DCPU_TABLE={name}"))
         for name, options in tables.items()
-        for source in ("kernels", "conv_fp32")
+        for source in _OF_EACH_SET
     ]
     tiles = wide and sys.platform == "linux" and _knows(compiler, _AMX)
     objects += [(f"{name}.o", f"{name}.cpp", ("-DCPU_AMX",) if tiles else ()) for name in _OTHERS]

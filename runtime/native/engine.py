@@ -17,12 +17,15 @@ from trt_vqgan.runtime.native.cache import NativeCache
 from trt_vqgan.runtime.native.graph_weights import GraphWeights
 from trt_vqgan.runtime.native.library import Run, Sizes, Stored, Table, open_library
 from trt_vqgan.runtime.native.matrices import StoredMatrix, matrices
+from trt_vqgan.runtime.native.sampler import NativeSampler
+from trt_vqgan.runtime.sampler import Sampling
 from trt_vqgan.spec import TransformerSpec
 
 _ALIGNMENT = 64  # of a packed matrix
 
 Int64Array = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float32]
+UInt64Array = npt.NDArray[np.uint64]
 
 
 class NativeEngine:
@@ -49,7 +52,9 @@ class NativeEngine:
         self, path: Path, spec: TransformerSpec, *, threads: int, library: Path | None = None, instructions: str = ""
     ) -> None:
         self.spec = spec
-        self._library = open_library(built_library() if library is None else library)
+        library = built_library() if library is None else library
+        self._library = open_library(library)
+        self._sampler = NativeSampler(library, instructions=instructions)
         sizes = Sizes(spec.vocab_size, spec.max_seq_len, spec.num_layers, spec.num_heads, spec.hidden_size)
         model = self._library.cpu_open(ctypes.byref(sizes), threads, instructions.encode())
         if not model:
@@ -116,6 +121,10 @@ class NativeEngine:
     def stepper(self, cache: NativeCache) -> NativeStepper:
         """Return a `NativeStepper` that appends one token a row to ``cache``."""
         return NativeStepper(self, cache)
+
+    def draw_codes(self, logits: FloatArray, sampling: Sampling, *, random: UInt64Array) -> Int64Array:
+        """Return one code int64 (B,) for each row of logits float32 (B, V), drawn in C++."""
+        return self._sampler.draw_codes(logits, sampling, random=random)
 
     def _append(
         self, cache: NativeCache, tokens: Int64Array, start: int, rows: Int64Array, *, num_unmasked: int

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from trt_vqgan.errors import ShapeError
 from trt_vqgan.runtime.code_generator import CodeGenerator
-from trt_vqgan.runtime.sampler import Sampling, draw_codes
+from trt_vqgan.runtime.sampler import Sampling
 from trt_vqgan.runtime.scheduler.picture import RunningPicture
 from trt_vqgan.runtime.scheduler.prefill import Prefix, Prefixes
 
@@ -211,7 +211,7 @@ class RunningBatch:
         """Return the codes of the pictures ``members``, all of one sampling; those without any are ``failed``."""
         random = np.array([pictures[i].random for i in members], dtype=np.uint64)
         try:
-            codes = draw_codes(np.stack([logits[i] for i in members]), sampling, random=random)
+            codes = self._engine.draw_codes(np.stack([logits[i] for i in members]), sampling, random=random)
             return dict(zip(members, codes.tolist(), strict=True))
         except ShapeError as error:  # of some picture: the others must not suffer for it
             if len(members) == 1:
