@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from trt_vqgan.errors import CudaError, EngineMismatchError, ShapeError
+from trt_vqgan.runtime.jit_cache import JitCache
 from trt_vqgan.tensorrt_package import RTX, TensorRT, TensorRTLog
 
 
@@ -21,14 +22,16 @@ class LoadedEngine:
     data : the serialized engine.
     tensorrt : the TensorRT that built it.
     name : of its graph, for messages.
+    jit : keeps what TensorRT-RTX compiles for this GPU; full TensorRT compiles nothing here.
 
     Raises
     ------
     EngineMismatchError : TensorRT can't load it here; carries its own log lines.
     """
 
-    def __init__(self, data: bytes, *, tensorrt: TensorRT, name: str) -> None:
+    def __init__(self, data: bytes, *, tensorrt: TensorRT, name: str, jit: JitCache | None = None) -> None:
         self.name = name
+        self._jit = jit if tensorrt.package == RTX else None
         self._tensorrt = tensorrt
         self._log = TensorRTLog(tensorrt.module)
         self._runtime = tensorrt.module.Runtime(self._log.logger)
@@ -43,6 +46,11 @@ class LoadedEngine:
     def tensors(self) -> tuple[str, ...]:
         """Names of inputs and outputs."""
         return tuple(self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors))
+
+    def save_compiled(self) -> None:
+        """Keep what was compiled for this GPU, for the next process; the CUDA context must be current."""
+        if self._jit is not None:
+            self._jit.save()
 
     def session(self, *, profile: int, stream_handle: int) -> EngineSession:
         """Return a session that runs the engine in one of its profiles.
@@ -60,6 +68,8 @@ class LoadedEngine:
             # kernels must not be replaced behind a captured graph, and graphs are ours
             config.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
             config.cuda_graph_strategy = trt.CudaGraphStrategy.DISABLED
+            if self._jit is not None:
+                self._jit.use_in(config)
             context = self._engine.create_execution_context(config)
         else:
             context = self._engine.create_execution_context(by_caller)

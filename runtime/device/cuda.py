@@ -117,6 +117,11 @@ class CudaDevice:
         """Where its memory is."""
         return "cuda"
 
+    @property
+    def name(self) -> str:
+        """Of the GPU, such as "NVIDIA L4"."""
+        return self._facts.name
+
     def describe(self) -> str:
         """Return what it is, for people."""
         return f"{self._facts.name} (cuda:{self.index}, {self._facts.architecture})"

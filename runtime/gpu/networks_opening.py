@@ -23,6 +23,7 @@ from trt_vqgan.runtime.gpu.executors.tensorrt_networks import NetworkEngine, Ten
 from trt_vqgan.runtime.gpu.kernels import architecture
 from trt_vqgan.runtime.gpu.networks import DeviceNetworks
 from trt_vqgan.runtime.gpu.turns import DeviceTurns
+from trt_vqgan.runtime.jit_cache import JitCache
 from trt_vqgan.tensorrt_package import TensorRT
 
 
@@ -72,11 +73,12 @@ def _tensorrt(
     title = ""
     for network, graph in names.items():
         tensorrt, record = find_engine(folder, manifest, graph, target=f"sm{architecture(device)}")
-        load = functools.partial(_load, folder, record, tensorrt, graph)
+        load = functools.partial(_load, device, folder, record, tensorrt, graph)
         engines[network] = NetworkEngine(load=load, profiles=record.key.profiles)
         title = tensorrt.title
     return TensorRTNetworkExecutor(vqgan.spec, engines, device, title=title)
 
 
-def _load(folder: Path, record: EngineRecord, tensorrt: TensorRT, graph: str) -> LoadedEngine:
-    return LoadedEngine(read_engine(folder, record), tensorrt=tensorrt, name=graph)
+def _load(device: CudaDevice, folder: Path, record: EngineRecord, tensorrt: TensorRT, graph: str) -> LoadedEngine:
+    jit = JitCache(record.sha256, device.name)
+    return LoadedEngine(read_engine(folder, record), tensorrt=tensorrt, name=graph, jit=jit)

@@ -35,6 +35,7 @@ from trt_vqgan.runtime.gpu.networks import DeviceNetworks
 from trt_vqgan.runtime.gpu.networks_opening import open_networks
 from trt_vqgan.runtime.gpu.turns import DeviceTurns
 from trt_vqgan.runtime.gpu.weights import Tensors, read_transformer_weights
+from trt_vqgan.runtime.jit_cache import JitCache
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -153,7 +154,9 @@ def _engine(name: str, device: CudaDevice, folder: Path, manifest: Manifest) -> 
     tensorrt, record = find_engine(folder, manifest, name, target=f"sm{architecture(device)}")
     profiles = record.key.profiles
     segment = SegmentEngine(
-        engine=LoadedEngine(read_engine(folder, record), tensorrt=tensorrt, name=name),
+        engine=LoadedEngine(
+            read_engine(folder, record), tensorrt=tensorrt, name=name, jit=JitCache(record.sha256, device.name)
+        ),
         step_rows=profiles[STEP_PROFILE].shapes["x"].maximum[0],
         prefill_rows=profiles[PREFILL_PROFILE].shapes["x"].maximum[0],
     )

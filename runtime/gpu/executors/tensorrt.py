@@ -91,7 +91,9 @@ class TensorRTExecutor(SegmentExecutor):
         return self._title
 
     def close(self) -> None:
-        """Release contexts, engines and scratch memory."""
+        """Keep what was compiled; release contexts, engines and scratch memory."""
+        for segment in self._segments:
+            segment.engine.save_compiled()
         self._steps.clear()
         self._prefills.clear()
         self._segments = ()

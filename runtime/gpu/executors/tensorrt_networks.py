@@ -115,7 +115,9 @@ class TensorRTNetworkExecutor:
         return self._title
 
     def close(self) -> None:
-        """Release contexts, engines and scratch memory."""
+        """Keep what was compiled; release contexts, engines and scratch memory."""
+        for engine in self._loaded.values():
+            engine.save_compiled()
         self._sessions.clear()
         self._loaded.clear()
         if self._scratch is not None:

@@ -186,10 +186,14 @@ class FakeEngine:
         self.input = self.onnx.get_inputs()[0].name
         self.runs: list[tuple[int, int]] = []
         self.made: list[int] = []
+        self.saved = 0
 
     def session(self, *, profile: int, stream_handle: int) -> FakeSession:
         self.made.append(profile)
         return FakeSession(self, profile)
+
+    def save_compiled(self) -> None:
+        self.saved += 1
 
 
 @pytest.fixture
@@ -229,6 +233,7 @@ def test_batches_of_the_training_size_and_others_alone(
     assert engines["encoder"].runs == [(0, 2)]
     assert opened.networks.describe() == "TensorRT 0, CPU"
     opened.close()
+    assert [engine.saved for engine in engines.values()] == [1, 1]
 
 
 def test_sizes_beyond_the_profiles(engines_and_autoencoder: Any) -> None:

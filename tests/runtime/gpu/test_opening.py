@@ -23,6 +23,7 @@ from trt_vqgan.runtime.bundle_vqgans import BundleVqgan, read_vqgans
 from trt_vqgan.runtime.device.cuda import CudaDevice
 from trt_vqgan.runtime.gpu import cuda_operations, kernels, networks_opening, opening
 from trt_vqgan.runtime.gpu.opening import open_on_gpu
+from trt_vqgan.runtime.jit_cache import JitCache
 from trt_vqgan.runtime.pipeline import Pipeline
 
 CUDA = BackendChoice(name="cuda", gpu=0)
@@ -200,13 +201,18 @@ def test_networks_as_engines(bundle: tuple[Path, Manifest], fake: FakeCuda, monk
         assert target == "sm90"
         found.append(graph)
         key = SimpleNamespace(profiles=engine_profiles(manifest.model, graph))
-        return SimpleNamespace(title="TensorRT 0"), SimpleNamespace(key=key)
+        return SimpleNamespace(title="TensorRT 0"), SimpleNamespace(key=key, sha256=f"{len(found):032x}" * 2)
 
     loaded: list[str] = []
 
-    def load(data: bytes, *, tensorrt: object, name: str) -> SimpleNamespace:
+    compiled: list[str] = []
+    jits: list[str] = []
+
+    def load(data: bytes, *, tensorrt: object, name: str, jit: JitCache) -> SimpleNamespace:
         loaded.append(name)
-        return SimpleNamespace()
+        assert jit.path.name.endswith("-nvidia-fake.jit")
+        jits.append(jit.path.name)
+        return SimpleNamespace(save_compiled=lambda: compiled.append(name))
 
     for module in (opening, networks_opening):
         monkeypatch.setattr(module, "find_engine", find)
@@ -217,6 +223,8 @@ def test_networks_as_engines(bundle: tuple[Path, Manifest], fake: FakeCuda, monk
     assert not {"encoder", "decoder"} & set(loaded)
     assert opened.networks["encoder"].describe() == "TensorRT 0, NVIDIA Fake (cuda:0, sm_90)"
     opened.close()
+    assert compiled == loaded, "what was compiled is kept"
+    assert len(set(jits)) == len(loaded), "a file an engine"
     gc.collect()
     assert fake.leaks() == {}
 

@@ -67,10 +67,14 @@ class FakeEngine:
         self.onnx = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         self.runs: list[tuple[int, int]] = []
         self.sessions: list[FakeSession] = []
+        self.saved = 0
 
     def session(self, *, profile: int, stream_handle: int) -> FakeSession:
         self.sessions.append(FakeSession(self, profile))
         return self.sessions[-1]
+
+    def save_compiled(self) -> None:
+        self.saved += 1
 
 
 @pytest.fixture
@@ -109,3 +113,4 @@ def test_contexts_of_steps_are_bound_once(engines_and_driver: Any) -> None:
     np.testing.assert_array_equal(driver.draw(drawing([np.array([1, 2])])), first)
     assert [len(engine.sessions) for engine in engines] == made
     driver.close()
+    assert [engine.saved for engine in engines] == [1] * len(engines), "what was compiled is kept"
