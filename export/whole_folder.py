@@ -1,17 +1,28 @@
-"""Folders that are either whole or not there, whenever the process that writes them ends."""
+"""Folders that are either whole or not there, whenever the process that writes them ends.
+
+Windows has neither an exchange of two paths nor locks on folders. There a folder is replaced by two renames: killed
+between the two, the older one waits in a hidden folder until the next write puts it back. And what killed writers have
+left half-written stays, hidden, since nothing tells it from a folder that is being written.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
 import errno
-import fcntl
 import os
 import shutil
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    HAS_LOCKS = False
+else:
+    HAS_LOCKS = True
 
 AT_FDCWD, RENAME_EXCHANGE = -100, 2
 
@@ -64,6 +75,8 @@ def exchange(first: Path, second: Path) -> bool:
 
     Source: renameat2(2) of Linux, which other systems lack.
     """
+    if not HAS_LOCKS:
+        return False
     function = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if function is None:
         return False
@@ -97,7 +110,10 @@ def _rename_twice(folder: Path, target: Path) -> None:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Hold a lock on a folder that ends with this process, however that ends."""
+    """Hold a lock on a folder that ends with this process, however that ends; none where folders have no locks."""
+    if not HAS_LOCKS:
+        yield
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError):  # a file system without locks: nothing is ever removed there
@@ -108,7 +124,9 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _is_unlocked(folder: Path) -> bool:
-    """Return whether nobody writes a folder; OSError where the file system has no locks."""
+    """Return whether nobody writes a folder for certain; OSError where the file system has no locks."""
+    if not HAS_LOCKS:
+        return False
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

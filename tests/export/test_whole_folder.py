@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 import subprocess
@@ -117,3 +118,27 @@ def test_exchange(tmp_path: Path) -> None:
     assert (tmp_path / "a" / "b").exists()
     with pytest.raises(FileNotFoundError, match="missing"):
         exchange(tmp_path / "a", tmp_path / "missing")
+
+
+def test_without_locks_and_exchange(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Windows, where fcntl can't be imported."""
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    spec = importlib.util.spec_from_file_location("whole_folder_of_windows", module.__file__)
+    assert spec is not None
+    assert spec.loader is not None
+    windows = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(windows)
+    monkeypatch.setattr(windows.ctypes, "CDLL", lambda *arguments, **options: pytest.fail("there is no renameat2"))
+    target = tmp_path / "bundle"
+    left = tmp_path / ".bundle.left.partial"
+    left.mkdir()
+    moved = tmp_path / ".bundle.moved.old"
+    (moved / "bundle").mkdir(parents=True)
+    age(tmp_path)
+    windows.remove_left_folders(target)
+    assert target.is_dir(), "what a writer had moved away is put back"
+    for content in ("old", "new"):
+        with windows.whole_folder(target) as folder:
+            (folder / "a").write_text(content)
+        assert contents(target) == {"a": content}
+    assert sorted(path.name for path in tmp_path.iterdir()) == [left.name, "bundle"]
