@@ -19,6 +19,8 @@ from trt_vqgan.runtime.editing import region_mask
 from trt_vqgan.runtime.native.build import find_compiler, find_library
 from trt_vqgan.runtime.pipeline import Pipeline
 from trt_vqgan.runtime.sampler import Sampling
+from trt_vqgan.runtime.scheduler.picture import PictureRequest, outside_the_batch
+from trt_vqgan.runtime.scheduler.scheduler import Scheduler
 
 CONDITION_ARGUMENTS = {
     "unconditional": None,
@@ -139,6 +141,30 @@ def test_keeping_the_top_is_the_published_completion(golden: Golden) -> None:
     mask = region_mask("top", *picture.shape[:2])
     result = golden.pipe.generate(condition_codes=golden.condition, init=picture, keep=mask, greedy=True)
     np.testing.assert_array_equal(result.codes.reshape(1, -1), golden.expected["completion_indices"])
+
+
+def test_greedy_codes_in_a_running_batch(golden: Golden) -> None:
+    """The picture and its completion, among others that join before and after them."""
+    generator = golden.pipe._checked_generator()
+    condition = golden.condition.reshape(-1)
+    kept = np.full(256, FREE)
+    kept[:128] = golden.expected["z_indices"][0, :128]
+    others = np.random.default_rng(0).integers(0, min(golden.pipe.spec.transformer.vocab_size, 10), (2, len(condition)))
+
+    def picture(tokens: np.ndarray, kept: np.ndarray | None = None) -> PictureRequest:
+        return PictureRequest(condition=tokens, sampling=Sampling(greedy=True), seed=0, picture=0, kept=kept)
+
+    wanted = [picture(others[0]), picture(condition), picture(condition, kept), picture(others[1])]
+    if reason := outside_the_batch(golden.pipe.spec, wanted[1]):
+        pytest.skip(reason)
+    scheduler = Scheduler(generator, rows=3, queue_limit=4)
+    try:
+        tickets = scheduler.submit(wanted)
+        codes = [ticket.codes(timeout=60).reshape(-1) for ticket in tickets]
+    finally:
+        scheduler.close(drain=False)
+    np.testing.assert_array_equal(codes[1], golden.expected["greedy_indices"][0])
+    np.testing.assert_array_equal(codes[2], golden.expected["completion_indices"][0])
 
 
 @pytest.mark.parametrize(("name", "settings"), PROBABILITIES)
