@@ -155,15 +155,7 @@ class NativeEngine:
         batch, length = tokens.shape
         if not tokens.size:
             return
-        # the library would read outside its tables
-        if tokens.min() < 0 or tokens.max() >= self.spec.vocab_size:
-            raise ShapeError(
-                f"tokens: found {tokens.min()} to {tokens.max()}, wanted 0 to {self.spec.vocab_size - 1}, codes of the "
-                "vocabulary"
-            )
-        limit = min(self.spec.max_seq_len, cache.capacity)
-        if starts.min() < 0 or starts.max() + length > limit:
-            raise ShapeError(f"positions: found {starts.min()} to {starts.max() + length - 1}, wanted 0 to {limit - 1}")
+        self._check(cache, tokens.ravel().tolist(), starts.tolist(), length)
         assert batch == len(starts) <= cache.batch
         assert logits.shape == (batch, len(rows), self.spec.vocab_size)
         assert not len(rows) or (rows.min() >= 0 and rows.max() < length)
@@ -180,8 +172,33 @@ class NativeEngine:
             cache.batch,
             logits.ctypes.data,
         )
+        self._run(run)
+
+    def _check(self, cache: NativeCache, tokens: list[int], starts: list[int], length: int) -> None:
+        """Refuse tokens and positions at which the library would read outside its tables."""
+        if min(tokens) < 0 or max(tokens) >= self.spec.vocab_size:
+            raise ShapeError(
+                f"tokens: found {min(tokens)} to {max(tokens)}, wanted 0 to {self.spec.vocab_size - 1}, codes of the "
+                "vocabulary"
+            )
+        limit = min(self.spec.max_seq_len, cache.capacity)
+        if min(starts) < 0 or max(starts) + length > limit:
+            raise ShapeError(f"positions: found {min(starts)} to {max(starts) + length - 1}, wanted 0 to {limit - 1}")
+
+    def append_one(self, cache: NativeCache, run: Run, tokens: list[int], lengths: list[int]) -> None:
+        """Do ``run``, whose memory holds one of ``tokens`` and of ``lengths`` for each row.
+
+        Raises
+        ------
+        ShapeError : as `run`.
+        """
+        self._check(cache, tokens, lengths, 1)
+        run.batch = len(tokens)
+        self._run(run)
+
+    def _run(self, run: Run) -> None:
         if not self._library.cpu_run(self._model, ctypes.byref(run)):
-            raise MemoryError(f"native backend: no memory for a run of {batch} rows of {length} tokens")
+            raise MemoryError(f"native backend: no memory for a run of {run.batch} rows of {run.tokens} tokens")
 
     def _read(self, weights: GraphWeights) -> None:
         sources = list(matrices(weights, self.spec))
@@ -236,18 +253,41 @@ class NativeEngine:
 
 
 class NativeStepper:
-    """Decode steps over the leading rows of one cache, which may stand at different lengths."""
+    """Decode steps over the leading rows of one cache, which may stand at different lengths.
+
+    What the library is told lies in one place from the first step on, so that a step only fills in what is new.
+    """
 
     def __init__(self, engine: NativeEngine, cache: NativeCache) -> None:
         self._engine, self._cache = engine, cache
-        self._logits = np.empty((cache.batch, 1, engine.spec.vocab_size), dtype=np.float32)
+        self._logits = np.empty((cache.batch, engine.spec.vocab_size), dtype=np.float32)
+        self._tokens = np.zeros(cache.batch, dtype=np.int64)
+        self._lengths = np.zeros(cache.batch, dtype=np.int64)
         self._rows = np.zeros(1, dtype=np.int64)
+        self._run = Run(
+            0,
+            1,
+            0,
+            1,
+            *(array.ctypes.data for array in (self._tokens, self._lengths, self._rows)),
+            cache.keys.ctypes.data,
+            cache.values.ctypes.data,
+            cache.capacity,
+            cache.batch,
+            self._logits.ctypes.data,
+        )
 
     def step(self, tokens: Int64Array, lengths: Int64Array) -> FloatArray:
         """Append ``tokens`` int64 (B,) at ``lengths`` int64 (B,) and return logits float32 (B, V).
 
         The result is a view that the next step overwrites.
         """
-        logits = self._logits[: len(tokens)]
-        self._engine.run(self._cache, tokens[:, None], starts=lengths, rows=self._rows, num_unmasked=0, logits=logits)
-        return logits[:, 0]
+        count = len(tokens)
+        assert count == len(lengths) <= self._cache.batch
+        logits = self._logits[:count]
+        if not count:
+            return logits
+        self._tokens[:count] = tokens
+        self._lengths[:count] = lengths
+        self._engine.append_one(self._cache, self._run, tokens.tolist(), lengths.tolist())
+        return logits
