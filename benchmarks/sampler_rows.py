@@ -8,14 +8,16 @@ import numpy as np
 
 from trt_vqgan.benchmarks.context import Context
 from trt_vqgan.benchmarks.decode_steps import WARM_UP_STEPS, EngineSteps
+from trt_vqgan.benchmarks.engines import measured_runners
 from trt_vqgan.benchmarks.parity import FloatArray, Int64Array, Parity, compare_codes
-from trt_vqgan.benchmarks.rows import OURS, Row
+from trt_vqgan.benchmarks.rows import NATIVE, Row
 from trt_vqgan.benchmarks.sequences import random_sequence
 from trt_vqgan.benchmarks.subjects import Subject
 from trt_vqgan.benchmarks.timings import latency
 from trt_vqgan.kernels.reference.sample_codes import draw, kept_weights
+from trt_vqgan.runtime.native.engine import NativeEngine
 from trt_vqgan.runtime.philox import random64
-from trt_vqgan.runtime.sampler import Sampling, draw_codes
+from trt_vqgan.runtime.sampler import Sampling
 from trt_vqgan.runtime.transformer import TransformerEngine
 
 VOCAB_SIZE = 16384
@@ -26,29 +28,31 @@ COMPARED_ROWS = 2
 
 
 def sampler_rows(subject: Subject, context: Context) -> list[Row]:
-    """Return a row for each way of sampling, at the largest batch, with its share of an fp32 step's time.
+    """Return a row for each engine and way of sampling, at the largest batch, with its share of an fp32 step's time.
 
-    Where the model has no fp32 graph, the share is of a step of the precision that it has.
+    Each engine draws as it does in generating: our kernels in C++, ONNX Runtime with NumPy. Where the model has no fp32
+    graph, the share is of a step of the precision that it has.
     """
     model = subject.wider(VOCAB_SIZE) or subject
     try:
-        return _rows(model, context)
+        return [row for runner in measured_runners(context) for row in _rows(model, context, runner)]
     finally:
         if model is not subject:
             model.close()
 
 
-def _rows(subject: Subject, context: Context) -> list[Row]:
+def _rows(subject: Subject, context: Context, runner: str) -> list[Row]:
     spec = subject.spec.transformer
     assert spec is not None
     assert subject.spec.condition is not None
     precision = "fp32" if "fp32" in subject.precisions else subject.precisions[0]
     batch = max(context.batches)
-    context.say(f"{subject.name} sampler: loading {precision}")
-    engine = TransformerEngine(subject.transformer(precision), spec, threads=context.threads)
+    context.say(f"{subject.name} sampler: loading {runner} {precision}")
+    kind = NativeEngine if runner == NATIVE else TransformerEngine
+    engine = kind(subject.transformer(precision), spec, threads=context.threads)
     tokens = random_sequence(subject.spec, batch)
     prefix = subject.spec.condition.num_tokens
-    runner = EngineSteps(engine, capacity=tokens.shape[1])
+    steps = EngineSteps(engine, capacity=tokens.shape[1])
     ways = {
         f"top-k {min(250, spec.vocab_size)}": Sampling(top_k=min(250, spec.vocab_size)),
         f"top-k {min(600, spec.vocab_size)}, top-p 0.92": Sampling(top_k=min(600, spec.vocab_size), top_p=0.92),
@@ -59,36 +63,36 @@ def _rows(subject: Subject, context: Context) -> list[Row]:
     size = subject.spec.autoencoder.codebook_size
     random = random64(0, pictures=np.repeat(np.arange(batch), count), positions=np.tile(np.arange(count), batch))
     random = random.reshape(batch, count)
-    context.say(f"{subject.name} sampler batch {batch}")
-    runner.start(tokens[:, :prefix])
+    context.say(f"{subject.name} sampler {runner} batch {batch}")
+    steps.start(tokens[:, :prefix])
     for i in range(min(WARM_UP_STEPS, count)):
-        logits = runner.step(tokens[:, prefix + i], prefix + i)[:, :size]
+        logits = steps.step(tokens[:, prefix + i], prefix + i)[:, :size]
         for sampling in ways.values():
-            draw_codes(logits, sampling, random=random[:, i])
-    runner.start(tokens[:, :prefix])
+            engine.draw_codes(logits, sampling, random=random[:, i])
+    steps.start(tokens[:, :prefix])
     step_seconds: list[float] = []
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     for i in range(count):
         start = time.perf_counter()
-        logits = runner.step(tokens[:, prefix + i], prefix + i)[:, :size]
+        logits = steps.step(tokens[:, prefix + i], prefix + i)[:, :size]
         step_seconds.append(time.perf_counter() - start)
         for way, sampling in ways.items():
             start = time.perf_counter()
-            draw_codes(logits, sampling, random=random[:, i])
+            engine.draw_codes(logits, sampling, random=random[:, i])
             seconds[way].append(time.perf_counter() - start)
     last = count - 1
     return [
         Row(
             what="sampler",
             model=subject.name,
-            runner=OURS,
+            runner=runner,
             precision=precision,
             batch=batch,
             latency=latency(seconds[way]),
             rates={"share of a step": sum(seconds[way]) / sum(step_seconds)},
             parity=check_drawn(
                 logits[:COMPARED_ROWS],
-                draw_codes(logits, sampling, random=random[:, last])[:COMPARED_ROWS],
+                engine.draw_codes(logits, sampling, random=random[:, last])[:COMPARED_ROWS],
                 sampling,
                 random[:COMPARED_ROWS, last],
             ),

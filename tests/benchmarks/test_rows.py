@@ -10,6 +10,7 @@ from trt_vqgan.benchmarks import sampler_rows as sampler_rows_module
 from trt_vqgan.benchmarks.arithmetic import step_weight_bytes
 from trt_vqgan.benchmarks.autoencoder_rows import decode_rows, encode_rows, open_autoencoder, sample_picture
 from trt_vqgan.benchmarks.decode_steps import EngineSteps
+from trt_vqgan.benchmarks.engines import measured_runners
 from trt_vqgan.benchmarks.generate_rows import generate_rows
 from trt_vqgan.benchmarks.prefill_rows import prefill_rows
 from trt_vqgan.benchmarks.rows import NATIVE, OURS, TORCH, Row
@@ -124,7 +125,11 @@ def test_sampler_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sampler_rows_module, "VOCAB_SIZE", 96)
     with tiny_subject() as subject, tiny_context(seed=None) as context:
         rows = sampler_rows(subject, context)
-    assert [row.facts["sampling"] for row in rows] == ["top-k 96", "top-k 96, top-p 0.92", "all codes", "greedy"]
+        runners = measured_runners(context)
+    ways = ["top-k 96", "top-k 96, top-p 0.92", "all codes", "greedy"]
+    assert [(row.runner, row.facts["sampling"]) for row in rows] == [
+        (runner, way) for runner in runners for way in ways
+    ]
     for row in rows:
         assert (row.model, row.precision, row.batch) == ("tiny V=96", "fp32", 3)
         assert row.latency is not None
