@@ -30,10 +30,11 @@ def engine_profiles(spec: ModelSpec, graph: str) -> tuple[Profile, ...]:
         assert spec.condition.autoencoder is not None
         return _pictures(spec.condition.autoencoder, graph)
     assert spec.transformer is not None
-    return _segment(spec.transformer, has_attended=not graph.endswith("_00"))
+    return segment_profiles(spec.transformer, has_attended=not graph.endswith("_00"))
 
 
-def _segment(spec: TransformerSpec, *, has_attended: bool) -> tuple[Profile, ...]:
+def segment_profiles(spec: TransformerSpec, *, has_attended: bool) -> tuple[Profile, ...]:
+    """Return the profiles of a segment: for decode steps and for prefill; all but the first have ``attended``."""
     width, longest = spec.hidden_size, spec.max_seq_len
     names = ("x", "attended") if has_attended else ("x",)
     one = (1, 1, width)

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 import trt_vqgan
+from trt_vqgan.manifest import segment_name
 from trt_vqgan.runtime.gpu.weights import read_transformer_weights
 from trt_vqgan.spec import TransformerSpec, from_dict, to_dict
 
@@ -25,6 +26,7 @@ class GoldenModel:
     Attributes
     ----------
     spec, tensors : the transformer, weights float16 (vectors float32) by name.
+    segments : its dense parts as graphs in FP16, in order; their weights lie beside them.
     arrays : ``c_indices`` int64 (1, L), the condition; ``z_indices`` int64 (1, N) and ``logits`` float32 (1, N, V),
         predicting them; ``greedy_indices`` int64 (1, N).
     """
@@ -32,6 +34,7 @@ class GoldenModel:
     name: str
     spec: TransformerSpec
     tensors: dict[str, npt.NDArray[Any]]
+    segments: tuple[Path, ...]
     arrays: dict[str, npt.NDArray[Any]]
 
 
@@ -42,8 +45,7 @@ def prepare(folder: Path) -> list[str]:
     """
     from trt_vqgan.benchmarks.gpu_check.golden_pictures import write_pictures
     from trt_vqgan.export.checkpoint import open_checkpoint
-    from trt_vqgan.export.gpu_transformer import transformer_tensors
-    from trt_vqgan.export.safetensors_writer import write_tensors
+    from trt_vqgan.export.gpu_transformer import write_transformer
 
     written = []
     for run in _runs():
@@ -56,7 +58,7 @@ def prepare(folder: Path) -> list[str]:
         assert spec is not None
         place = folder / run.name
         place.mkdir(parents=True, exist_ok=True)
-        write_tensors(place / "transformer.safetensors", transformer_tensors(spec, checkpoint.weights))
+        write_transformer(place, spec, checkpoint.weights)
         (place / "spec.json").write_text(json.dumps(to_dict(spec)))
         np.savez(place / "expected.npz", **kept)
         write_pictures(place, run, checkpoint)
@@ -71,7 +73,8 @@ def read_goldens(folder: Path) -> Iterator[GoldenModel]:
         with np.load(place / "expected.npz") as arrays:
             kept = {name: arrays[name] for name in ARRAYS}
         tensors = read_transformer_weights(place / "transformer.safetensors", spec)
-        yield GoldenModel(name=place.name, spec=spec, tensors=tensors, arrays=kept)
+        segments = tuple(place / f"{segment_name(index)}.onnx" for index in range(spec.num_layers + 1))
+        yield GoldenModel(name=place.name, spec=spec, tensors=tensors, segments=segments, arrays=kept)
 
 
 def _runs() -> Iterator[Path]:

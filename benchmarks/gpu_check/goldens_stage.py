@@ -35,8 +35,6 @@ def run(records: Records, settings: Settings) -> None:
             check_deterministic(records, golden, cuda_engine(golden, device, deterministic=True))
     if not found:
         records.skip("goldens", f"{settings.goldens} has none; --prepare writes it where torch and onnx are installed")
-    for name in ("tensorrt", "onnxruntime"):
-        records.skip(f"goldens on {name}", "the golden models are carried as weights, without engines and graphs")
 
 
 def cuda_engine(golden: GoldenModel, device: Device, *, deterministic: bool = False) -> DeviceEngine:

@@ -39,6 +39,7 @@ STAGES = (
     Stage(name="sanitizer", seconds=90),
     Stage(name="capture", seconds=45),
     Stage(name="goldens", seconds=60),
+    Stage(name="golden_executors", seconds=90),
     Stage(name="pictures", seconds=30),
     Stage(name="kernel_times", seconds=90),
     Stage(name="picture_times", seconds=40),
