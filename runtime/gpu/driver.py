@@ -15,13 +15,14 @@ import numpy as np
 import numpy.typing as npt
 
 from trt_vqgan.errors import ShapeError
-from trt_vqgan.runtime.device.arrays import DeviceArray, Region
+from trt_vqgan.runtime.device.arrays import Region
 from trt_vqgan.runtime.device.interface import Device, upload_new
-from trt_vqgan.runtime.gpu.activations import FLOAT, Activations, activation_bytes, allocate_activations
+from trt_vqgan.runtime.gpu.activations import FLOAT, allocate_activations
 from trt_vqgan.runtime.gpu.cache import DeviceCache
 from trt_vqgan.runtime.gpu.decode_loop import DecodeLoop, OnCodes, OnSteps
 from trt_vqgan.runtime.gpu.decode_plan import DecodePlan, PlanPool, PlanSize
 from trt_vqgan.runtime.gpu.executors.interface import Executor
+from trt_vqgan.runtime.gpu.forward_pass import ForwardPass
 from trt_vqgan.runtime.gpu.operations import Operations
 from trt_vqgan.runtime.gpu.shared_prefix import SHARE_FROM_BYTES, Sharing, find_sharing
 from trt_vqgan.runtime.gpu.state import Drawing
@@ -32,9 +33,6 @@ from trt_vqgan.spec import TransformerSpec
 Int64Array = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float32]
 UInt64Array = npt.NDArray[np.uint64]
-
-PREFILL_BYTES = 512 << 20
-"""Bound on the buffers of a prefill; larger batches are split."""
 
 
 class DeviceEngine:
@@ -71,6 +69,7 @@ class DeviceEngine:
         self.number: np.dtype[Any] = np.dtype(number)
         self._operations, self._executor = operations, executor
         self._share_from, self._deterministic = share_from, deterministic
+        self._forward = ForwardPass(spec, device, operations, executor, number=self.number, row_by_row=deterministic)
         self._plans = PlanPool(self._new_plan)
         self._turns, self._owns_device = turns or DeviceTurns(device), turns is None
         self._closed = False
@@ -157,7 +156,7 @@ class DeviceEngine:
     ) -> FloatArray:
         logits = np.empty((len(tokens), len(rows), self.spec.vocab_size), dtype=np.float32)
         with self._turn():
-            for part, found in self._forward(cache, tokens, start=start, rows=rows, num_unmasked=num_unmasked):
+            for part, found in self._forward.run(cache, tokens, start=start, rows=rows, num_unmasked=num_unmasked):
                 if len(rows):
                     logits[part] = self.device.download(found)
         return logits
@@ -169,83 +168,6 @@ class DeviceEngine:
     def draw_codes(self, logits: FloatArray, sampling: Sampling, *, random: UInt64Array) -> Int64Array:
         """Return one code int64 (B,) for each row of logits float32 (B, V), on the host."""
         return draw_codes(logits, sampling, random=random)
-
-    def _forward(
-        self,
-        cache: DeviceCache,
-        tokens: Int64Array,
-        *,
-        start: int,
-        rows: Int64Array,
-        num_unmasked: int,
-        first: int = 0,
-    ) -> Iterator[tuple[slice, DeviceArray]]:
-        """Yield parts of the batch with their logits float32 (part, R, V), as many rows at once as fit the bound.
-
-        ``first`` is the cache's row of the first row of ``tokens``.
-        """
-        batch, length = tokens.shape
-        if start + length > min(cache.capacity, self.spec.max_seq_len):
-            raise ShapeError(
-                f"transformer: found {start + length} positions, wanted at most {self.spec.max_seq_len}, and "
-                f"{cache.capacity} in this cache"
-            )
-        each = activation_bytes(self.spec, tokens=length, rows=len(rows), number=self.number)
-        size = 1 if self._deterministic else max(1, min(batch, PREFILL_BYTES // each))
-        for begin in range(0, batch, size):
-            part = slice(begin, min(begin + size, batch))
-            work = allocate_activations(
-                self.device, self.spec, batch=part.stop - begin, tokens=length, number=self.number
-            )
-            lengths = upload_new(self.device, np.full(work.batch, start, dtype=np.int32))
-            self._embed(work, tokens[part], start)
-            unmasked = min(num_unmasked, length) if start == 0 else 0
-            self._layers(work, cache, lengths, first=first + begin, num_unmasked=unmasked)
-            yield part, self._logits(work, rows)
-
-    def _embed(self, work: Activations, tokens: Int64Array, start: int) -> None:
-        positions = np.broadcast_to(np.arange(start, start + tokens.shape[1], dtype=np.int32), tokens.shape)
-        self._operations.embed_tokens(
-            upload_new(self.device, tokens.astype(np.int32)),
-            upload_new(self.device, np.ascontiguousarray(positions)),
-            work.x,
-        )
-
-    def _layers(
-        self, work: Activations, cache: DeviceCache, lengths: DeviceArray, *, first: int, num_unmasked: int
-    ) -> None:
-        """Run all layers up to the last attention, appending to the cache's rows from ``first`` on."""
-        workspace = self._operations.attention_workspace(batch=work.batch, tokens=work.tokens, capacity=cache.capacity)
-        self._executor.first(work)
-        for layer in range(self.spec.num_layers):
-            keys = cache.keys(layer, first=first, count=work.batch)
-            values = cache.values(layer, first=first, count=work.batch)
-            self._operations.cached_attention(work, keys, values, lengths, workspace, num_unmasked=num_unmasked)
-            if layer + 1 < self.spec.num_layers:
-                self._executor.middle(layer + 1, work)
-        workspace.free()
-
-    def _logits(self, work: Activations, rows: Int64Array) -> DeviceArray:
-        """Return the logits float32 (B, R, V) of the tokens ``rows``."""
-        logits = self.device.allocate((work.batch, len(rows), self.spec.vocab_size), FLOAT)
-        if not len(rows):
-            return logits
-        x, attended = (self._gathered(array, rows) for array in (work.x, work.attended))
-        self._executor.last(x, attended, logits)
-        return logits
-
-    def _gathered(self, array: DeviceArray, rows: Int64Array) -> DeviceArray:
-        """Return the tokens ``rows`` of (B, T, d) as (B, R, d)."""
-        batch, tokens, width = array.shape
-        if np.array_equal(rows, np.arange(tokens)):
-            return array
-        step = width * array.dtype.itemsize
-        found = self.device.allocate((batch, len(rows), width), array.dtype)
-        for run in np.split(np.arange(len(rows)), np.flatnonzero(np.diff(rows) != 1) + 1):
-            source = Region(array=array, offset=int(rows[run[0]]) * step, pitch=tokens * step)
-            target = Region(array=found, offset=int(run[0]) * step, pitch=len(rows) * step)
-            self.device.copy(target, source, width=len(run) * step, rows=batch)
-        return found
 
     # --- the decode loop ----------------------------------------------------------------------------------------------
 
@@ -354,7 +276,7 @@ class DeviceEngine:
         """Prefill ``tokens`` into rows of a cache from ``first`` on; copy row i's last logits to ``copies[i]``."""
         step = self.spec.vocab_size * FLOAT.itemsize
         last = np.array([tokens.shape[1] - 1])
-        for part, logits in self._forward(
+        for part, logits in self._forward.run(
             cache, tokens, start=0, rows=last, num_unmasked=self.spec.num_unmasked, first=first
         ):
             for i in range(part.start, part.stop):
@@ -377,7 +299,7 @@ class DeviceStepper:
             places = upload_new(device, lengths.astype(np.int32))
             column = upload_new(device, tokens.astype(np.int32)[:, None])
             engine._operations.embed_tokens(column, places.reshape(len(lengths), 1), work.x)
-            engine._layers(work, self._cache, places, first=0, num_unmasked=0)
-            logits = device.download(engine._logits(work, np.array([0])))
+            engine._forward.layers(work, self._cache, places, first=0, num_unmasked=0)
+            logits = device.download(engine._forward.logits(work, np.array([0])))
         found: FloatArray = logits[:, 0]
         return found

@@ -15,7 +15,7 @@ from tests.runtime.small_models import random_tokens
 from tests.tolerances import LOGITS_FP32
 from trt_vqgan.errors import CudaError, ShapeError
 from trt_vqgan.kernels.reference.decode_state import FREE
-from trt_vqgan.runtime.gpu import decode_loop, decode_plan, driver
+from trt_vqgan.runtime.gpu import decode_loop, decode_plan, forward_pass
 from trt_vqgan.runtime.gpu.decode_plan import bucket_size
 from trt_vqgan.runtime.gpu.state import Drawing
 from trt_vqgan.runtime.philox import grid_position, random64
@@ -85,7 +85,7 @@ def test_a_prefill_in_parts_is_the_same(model: DeviceModel, monkeypatch: pytest.
     tokens = random_tokens(model.spec, 5, 9)
     wanted_cache, cache = (model.engine.new_cache(batch=5, capacity=20) for _ in range(2))
     wanted = model.engine.prefill(wanted_cache, tokens, rows=np.array([3, 8]))
-    monkeypatch.setattr(driver, "PREFILL_BYTES", 40_000)
+    monkeypatch.setattr(forward_pass, "PREFILL_BYTES", 40_000)
     np.testing.assert_allclose(model.engine.prefill(cache, tokens, rows=np.array([3, 8])), wanted, atol=1e-5)
     more = np.concatenate([tokens, tokens[:, :1]], axis=1)
     found = model.engine.extend(cache, more, start=9, rows=np.array([9]))
@@ -178,13 +178,13 @@ def test_equal_prefixes_are_computed_once(model: DeviceModel, monkeypatch: pytes
     prefixes = [np.array([1, 2, 3]), np.array([4, 5, 6]), np.array([1, 2, 3])]
     wanted = drawing(prefixes)
     computed = []
-    forward = model.engine._forward
+    forward = model.engine._forward.run
 
     def counted(cache: Any, tokens: np.ndarray, **options: Any) -> Any:
         computed.append(tokens.shape)
         return forward(cache, tokens, **options)
 
-    monkeypatch.setattr(model.engine, "_forward", counted)
+    monkeypatch.setattr(model.engine._forward, "run", counted)
     found = model.engine.draw(wanted)
     assert computed == [(2, 3)]
     for row in range(3):
