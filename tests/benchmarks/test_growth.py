@@ -6,7 +6,9 @@ import pytest
 
 from tests.benchmarks.tiny_models import tiny_context
 from trt_vqgan.benchmarks.arithmetic import step_operations, step_weight_bytes
-from trt_vqgan.benchmarks.growth import expected_seconds, matrix_rate, measure
+from trt_vqgan.benchmarks.growth import _with_limit, matrix_rate, measure, step_bytes
+from trt_vqgan.benchmarks.rows import NATIVE, Row
+from trt_vqgan.benchmarks.timings import latency
 from trt_vqgan.spec import TransformerSpec
 
 SPEC = TransformerSpec(vocab_size=1024, max_seq_len=512, num_layers=12, num_heads=12, hidden_size=768)
@@ -19,15 +21,23 @@ def test_operations_of_a_step() -> None:
     assert step_operations(SPEC, batch=3, positions=100) == 3 * (dense + 4 * 12 * 768 * 100)
 
 
-def test_expected_time_is_bytes_or_arithmetic() -> None:
-    weights = step_weight_bytes(SPEC, "fp32")
-    caches = 2 * 12 * 768 * 4 * 100
-    few = expected_seconds(SPEC, "fp32", scale_bytes=4, batch=1, length=100, read=1e9, operations=1e12)
-    assert few == pytest.approx((weights + caches) / 1e9)
-    many = expected_seconds(SPEC, "fp32", scale_bytes=4, batch=512, length=100, read=1e15, operations=1e12)
-    assert many == pytest.approx(step_operations(SPEC, batch=512, positions=100) / 1e12)
-    unknown = expected_seconds(SPEC, "fp32", scale_bytes=4, batch=512, length=100, read=1e15, operations=None)
-    assert unknown == pytest.approx((weights + 512 * caches) / 1e15)
+def test_bytes_of_a_step() -> None:
+    weights = step_weight_bytes(SPEC, "int8", scale_bytes=2)
+    assert step_bytes(SPEC, "int8", scale_bytes=2, batch=3, length=100) == weights + 3 * 2 * 12 * 768 * 4 * 100
+
+
+@pytest.mark.parametrize(
+    ("precision", "read", "operations", "wanted_ms"),
+    [("fp32", 1e9, 1e12, 5.0), ("fp32", 1e12, 1e9, 7.0), ("int8", 1e12, 1e9, 0.005)],
+)
+def test_the_limit_is_bytes_or_arithmetic(precision: str, read: float, operations: float, wanted_ms: float) -> None:
+    facts = {"bytes": 5_000_000, "operations": 7_000_000}
+    row = Row(
+        what="growth", model="m", runner=NATIVE, precision=precision, batch=1, latency=latency([0.01]), facts=facts
+    )
+    found = _with_limit(row, read=read, operations=operations)
+    assert found.facts["expected_ms"] == pytest.approx(wanted_ms)
+    assert found.rates["share of what the limit allows"] == pytest.approx(wanted_ms / 10)
 
 
 def test_every_point_is_measured() -> None:

@@ -60,10 +60,10 @@ def test_a_server_that_does_not_start(tmp_path: Path) -> None:
 
 
 def test_a_short_soak(demo_bundle: Path) -> None:
-    found = soak(demo_bundle, seconds=20, clients=6, backend="onnxruntime")
+    found = soak(demo_bundle, seconds=10, clients=6, backend="onnxruntime")
     assert found.problems == []
     assert found.abandoned
-    assert sum(found.answers.values()) > 20
+    assert sum(found.answers.values()) > 10
 
 
 @pytest.mark.slow
