@@ -68,8 +68,7 @@ __device__ __forceinline__ void convolve(const half *__restrict__ x, const half 
 #pragma unroll
             for (int i = 0; i < copies; i++) {
                 const int row = tops[i] + r, column = lefts[i] + s;
-                const bool valid =
-                    r < side && row >= 0 && column >= 0 && row < height << up && column < width << up;
+                const bool valid = r < side && row >= 0 && column >= 0 && row < height << up && column < width << up;
                 const int from = images[i] + (row >> up) * width + (column >> up);
                 tc::copy_async_16(stage + swizzled((thread >> 2) + i * (threads / 4), granule),
                                   x + (valid ? static_cast<size_t>(from) * channels + channel : 0), valid);
@@ -77,9 +76,9 @@ __device__ __forceinline__ void convolve(const half *__restrict__ x, const half 
             half *stage_weights = stage + tile_pixels * kDepth;
 #pragma unroll
             for (int k = thread; k < tile_channels * 4; k += threads)
-                tc::copy_async_16(stage_weights + swizzled(k >> 2, granule),
-                                  weights + static_cast<size_t>(first_channel + (k >> 2)) * depth + step * kDepth +
-                                      granule * 8);
+                tc::copy_async_16(
+                    stage_weights + swizzled(k >> 2, granule),
+                    weights + static_cast<size_t>(first_channel + (k >> 2)) * depth + step * kDepth + granule * 8);
             channel += kDepth;
             settle();
         }
@@ -108,9 +107,9 @@ __device__ __forceinline__ void convolve(const half *__restrict__ x, const half 
 #pragma unroll
             for (int j = 0; j < columns / 8; j += 2) {
                 uint32_t pair[4];
-                tc::load_matrices_x4(
-                    pair, stage_weights + swizzled(across * columns + j * 8 + (lane & 7) + (lane >> 4) * 8,
-                                                   part * 2 + (lane >> 3 & 1)));
+                tc::load_matrices_x4(pair,
+                                     stage_weights + swizzled(across * columns + j * 8 + (lane & 7) + (lane >> 4) * 8,
+                                                              part * 2 + (lane >> 3 & 1)));
                 b[j].r[0] = pair[0], b[j].r[1] = pair[1];
                 b[j + 1].r[0] = pair[2], b[j + 1].r[1] = pair[3];
             }
@@ -148,14 +147,14 @@ __device__ __forceinline__ void convolve(const half *__restrict__ x, const half 
 
 // x half (B, height, width, channels); weights half (channels of whole tiles, depth), zero beyond the last; bias float
 // as many; residual half (pixels, pitch) or null, only with the form kHalf; out in `form`.
-#define CONV2D(name, tile_pixels, tile_channels, warps_down, warps_across)                                           \
-    extern "C" __global__ void __launch_bounds__(32 * warps_down * warps_across, 2)                                  \
-        name(const half *x, const half *weights, const float *bias, const half *residual, void *out, int pixels,     \
-             int height, int width, int channels, int outputs_high, int outputs_wide, int outputs, int side,         \
-             int stride, int pad, int up, int depth, int form, int pitch) {                                          \
-        convolve<tile_pixels, tile_channels, warps_down, warps_across>(                                              \
-            x, weights, bias, residual, out, pixels, height, width, channels, outputs_high, outputs_wide, outputs,   \
-            side, stride, pad, up, depth, form, pitch);                                                              \
+#define CONV2D(name, tile_pixels, tile_channels, warps_down, warps_across)                                         \
+    extern "C" __global__ void __launch_bounds__(32 * warps_down * warps_across, 2)                                \
+        name(const half *x, const half *weights, const float *bias, const half *residual, void *out, int pixels,   \
+             int height, int width, int channels, int outputs_high, int outputs_wide, int outputs, int side,       \
+             int stride, int pad, int up, int depth, int form, int pitch) {                                        \
+        convolve<tile_pixels, tile_channels, warps_down, warps_across>(                                            \
+            x, weights, bias, residual, out, pixels, height, width, channels, outputs_high, outputs_wide, outputs, \
+            side, stride, pad, up, depth, form, pitch);                                                            \
     }
 CONV2D(conv2d_128x128, 128, 128, 2, 4)
 CONV2D(conv2d_64x64, 64, 64, 2, 2)

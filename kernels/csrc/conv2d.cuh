@@ -30,8 +30,8 @@ struct Corner {
     }
 };
 
-// Writes two neighbouring channels of one pixel; `channel` is even. `outputs` channels are real; the ones up to the pitch
-// get what there is, which is zero.
+// Writes two neighbouring channels of one pixel; `channel` is even. `outputs` channels are real; the ones up to the
+// pitch get what there is, which is zero.
 __device__ __forceinline__ void store_pair(void *out, int form, int pixel, int channel, float first, float second,
                                            int outputs, int pitch, int plane) {
     if (form == kHalf) {

@@ -161,19 +161,19 @@ __device__ __forceinline__ void apply(const T *__restrict__ x, const float *__re
 
 }  // namespace
 
-#define GROUP_NORM_STATISTICS(name, T)                                                                               \
-    extern "C" __global__ void __launch_bounds__(kThreads)                                                           \
-        name(const T *x, float *statistics, int pixels, int channels, int pixels_of_part) {                          \
-        statistics_of(x, statistics, pixels, channels, pixels_of_part);                                              \
+#define GROUP_NORM_STATISTICS(name, T)                                                      \
+    extern "C" __global__ void __launch_bounds__(kThreads)                                  \
+        name(const T *x, float *statistics, int pixels, int channels, int pixels_of_part) { \
+        statistics_of(x, statistics, pixels, channels, pixels_of_part);                     \
     }
 GROUP_NORM_STATISTICS(group_norm_statistics_half, half)
 GROUP_NORM_STATISTICS(group_norm_statistics_float, float)
 
-#define GROUP_NORM_APPLY(name, T, U)                                                                                 \
-    extern "C" __global__ void __launch_bounds__(kThreads)                                                           \
-        name(const T *x, const float *statistics, const float *gain, const float *bias, U *out, int pixels,          \
-             int channels, int parts, int pixels_of_part, float epsilon, int swish) {                                \
-        apply(x, statistics, gain, bias, out, pixels, channels, parts, pixels_of_part, epsilon, swish);              \
+#define GROUP_NORM_APPLY(name, T, U)                                                                        \
+    extern "C" __global__ void __launch_bounds__(kThreads)                                                  \
+        name(const T *x, const float *statistics, const float *gain, const float *bias, U *out, int pixels, \
+             int channels, int parts, int pixels_of_part, float epsilon, int swish) {                       \
+        apply(x, statistics, gain, bias, out, pixels, channels, parts, pixels_of_part, epsilon, swish);     \
     }
 GROUP_NORM_APPLY(group_norm_apply_half_half, half, half)
 GROUP_NORM_APPLY(group_norm_apply_float_half, float, half)

@@ -18,8 +18,8 @@ namespace {
 
 template <int width>
 struct PictureAttention {
-    static constexpr int row = width + 8;            // halves of a row in shared memory: ldmatrix meets no bank twice
-    static constexpr int columns = width / kWarps;   // of a warp's sums
+    static constexpr int row = width + 8;           // halves of a row in shared memory: ldmatrix meets no bank twice
+    static constexpr int columns = width / kWarps;  // of a warp's sums
     static constexpr int weights_row = kKeys + 8;
 
     // Copies `rows` positions of x (positions, pitch) from `first` on; zeros beyond the last position and channel.
@@ -164,12 +164,13 @@ __device__ __forceinline__ float warp_max(float value) {
 
 }  // namespace
 
-// q, k, v, out half (B, positions, pitch), `channels` of them used, a multiple of 8; scale_log2 = log2(e) / sqrt(channels).
-#define PICTURE_ATTENTION(name, width)                                                                               \
-    extern "C" __global__ void __launch_bounds__(kWarps * 32)                                                        \
-        name(const half *q, const half *k, const half *v, half *out, int positions, int channels, int pitch,         \
-             float scale_log2) {                                                                                     \
-        PictureAttention<width>::run(q, k, v, out, positions, channels, pitch, scale_log2);                          \
+// q, k, v, out half (B, positions, pitch), `channels` of them used, a multiple of 8; scale_log2 = log2(e) /
+// sqrt(channels).
+#define PICTURE_ATTENTION(name, width)                                                                       \
+    extern "C" __global__ void __launch_bounds__(kWarps * 32)                                                \
+        name(const half *q, const half *k, const half *v, half *out, int positions, int channels, int pitch, \
+             float scale_log2) {                                                                             \
+        PictureAttention<width>::run(q, k, v, out, positions, channels, pitch, scale_log2);                  \
     }
 PICTURE_ATTENTION(picture_attention_128, 128)
 PICTURE_ATTENTION(picture_attention_256, 256)
