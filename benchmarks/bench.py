@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trt_vqgan.benchmarks.autoencoder_rows import decode_rows, encode_rows
 from trt_vqgan.benchmarks.context import Context, Say
 from trt_vqgan.benchmarks.generate_rows import generate_rows
-from trt_vqgan.benchmarks.machine import describe_machine, describe_versions, git_commit, load_average
 from trt_vqgan.benchmarks.prefill_rows import prefill_rows
 from trt_vqgan.benchmarks.read_bandwidth import ARRAY_BYTES, ReadBandwidth
+from trt_vqgan.benchmarks.recording import record
 from trt_vqgan.benchmarks.report import Report
 from trt_vqgan.benchmarks.rows import Row
 from trt_vqgan.benchmarks.sampler_rows import sampler_rows
@@ -112,42 +111,29 @@ def measure(
 
     Subjects that share a VQGAN have it measured once.
     """
-    started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    load_before = load_average()
-    rows: list[Row] = []
-    try:
+
+    def rows(bandwidth: ReadBandwidth) -> Iterator[Row]:
         wanted = {subject.name: _parts_of(subject.spec, what) for subject in subjects}
-        with ReadBandwidth(threads=threads, array_bytes=array_bytes) as bandwidth:
-            context = Context(batches=tuple(batches), threads=threads, repeats=repeats, bandwidth=bandwidth, say=say)
-            measured_autoencoders: set[str] = set()
-            for subject in subjects:
-                parts = wanted[subject.name]
-                if subject.autoencoder_name in measured_autoencoders:
-                    parts = [part for part in parts if part not in OF_THE_AUTOENCODER]
-                measured_autoencoders.add(subject.autoencoder_name)
-                rows += _measure_one(subject, parts, context, baseline=baseline)
-            samples = len(bandwidth.samples)
-            reads = {}
-            if samples:
-                reads = {
-                    "best_gb_per_s": bandwidth.best_gb_per_s,
-                    "median_gb_per_s": bandwidth.median_gb_per_s,
-                    "n": samples,
-                }
+        context = Context(batches=tuple(batches), threads=threads, repeats=repeats, bandwidth=bandwidth, say=say)
+        measured_autoencoders: set[str] = set()
+        for subject in subjects:
+            parts = wanted[subject.name]
+            if subject.autoencoder_name in measured_autoencoders:
+                parts = [part for part in parts if part not in OF_THE_AUTOENCODER]
+            measured_autoencoders.add(subject.autoencoder_name)
+            yield from _measure_one(subject, parts, context, baseline=baseline)
+
+    try:
+        return record(
+            rows,
+            command=" ".join(["trt-vqgan", *sys.argv[1:]]),
+            threads=threads,
+            settings={"batches": list(batches), "repeats": repeats, "baseline": baseline},
+            array_bytes=array_bytes,
+        )
     finally:
         for subject in subjects:
             subject.close()
-    return Report(
-        command=" ".join(["trt-vqgan", *sys.argv[1:]]),
-        started=started,
-        commit=git_commit(),
-        machine=describe_machine(threads=threads),
-        versions=describe_versions(),
-        settings={"batches": list(batches), "repeats": repeats, "baseline": baseline},
-        read_bandwidth=reads,
-        load_average={"before": load_before, "after": load_average()},
-        rows=tuple(rows),
-    )
 
 
 def check(report: Report) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import datetime
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,8 +20,8 @@ from trt_vqgan.benchmarks.arithmetic import step_operations, step_weight_bytes
 from trt_vqgan.benchmarks.context import Context
 from trt_vqgan.benchmarks.engines import MeasuredEngine, open_engines
 from trt_vqgan.benchmarks.interleaving import PAUSE_SECONDS
-from trt_vqgan.benchmarks.machine import describe_machine, describe_versions, git_commit, load_average
 from trt_vqgan.benchmarks.read_bandwidth import ReadBandwidth
+from trt_vqgan.benchmarks.recording import record
 from trt_vqgan.benchmarks.report import Report, to_json
 from trt_vqgan.benchmarks.rows import Row
 from trt_vqgan.benchmarks.shapes import model_of_shape
@@ -168,12 +167,10 @@ def matrix_rate(side: int = MATRIX_SIDE) -> float:
 def run(*, repeats: int, threads: int | None, precisions: Sequence[str], say: Callable[[str], None]) -> Report:
     """Measure all three axes of a model of 12 layers and return the report."""
     count = resolve_threads(threads)
-    started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    load = load_average()
     operations = matrix_rate()
-    with ReadBandwidth(threads=count) as bandwidth:
-        context = Context(batches=BATCHES, threads=count, repeats=repeats, bandwidth=bandwidth, say=say)
-        rows = measure(
+
+    def rows(bandwidth: ReadBandwidth) -> list[Row]:
+        return measure(
             layers=LAYERS,
             width=WIDTH,
             lengths=LENGTHS,
@@ -181,24 +178,15 @@ def run(*, repeats: int, threads: int | None, precisions: Sequence[str], say: Ca
             widths=WIDTHS,
             length=LENGTH,
             precisions=precisions,
-            context=context,
+            context=Context(batches=BATCHES, threads=count, repeats=repeats, bandwidth=bandwidth, say=say),
             operations=operations,
         )
-        reads = {
-            "best_gb_per_s": bandwidth.best_gb_per_s,
-            "median_gb_per_s": bandwidth.median_gb_per_s,
-            "n": len(bandwidth.samples),
-        }
-    return Report(
+
+    return record(
+        rows,
         command=" ".join(["python -m trt_vqgan.benchmarks.growth", *sys.argv[1:]]),
-        started=started,
-        commit=git_commit(),
-        machine=describe_machine(threads=count),
-        versions=describe_versions(),
+        threads=count,
         settings={"repeats": repeats, "precisions": list(precisions), "matrix_gflop_per_s": operations / 1e9},
-        read_bandwidth=reads,
-        load_average={"before": load, "after": load_average()},
-        rows=tuple(rows),
     )
 
 

@@ -7,7 +7,6 @@ said. All get the same random weights and draw the likeliest codes, one after th
 from __future__ import annotations
 
 import argparse
-import datetime
 import gc
 import importlib.util
 import sys
@@ -24,10 +23,10 @@ from trt_vqgan.benchmarks.context import Context, Say
 from trt_vqgan.benchmarks.decode_steps import EngineSteps
 from trt_vqgan.benchmarks.engines import open_engines
 from trt_vqgan.benchmarks.interleaving import in_turn
-from trt_vqgan.benchmarks.machine import describe_machine, describe_versions, git_commit, load_average
 from trt_vqgan.benchmarks.parity import judge
 from trt_vqgan.benchmarks.peers.drawing import Drawer, SteppingDrawer
 from trt_vqgan.benchmarks.read_bandwidth import ReadBandwidth
+from trt_vqgan.benchmarks.recording import record
 from trt_vqgan.benchmarks.report import Report, to_json
 from trt_vqgan.benchmarks.rows import TORCH, Row
 from trt_vqgan.benchmarks.shapes import model_of_shape
@@ -225,26 +224,19 @@ def run(
     say: Say,
 ) -> Report:
     """Measure all runtimes at one shape and return the report."""
-    count, load = resolve_threads(threads), load_average()
-    started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    with ReadBandwidth(threads=count) as bandwidth:
+    count = resolve_threads(threads)
+    layers, width = shape
+
+    def rows(bandwidth: ReadBandwidth) -> list[Row]:
         context = Context(batches=tuple(batches), threads=count, repeats=repeats, bandwidth=bandwidth, say=say)
-        layers, width = shape
-        rows = measure(
-            model_of_shape(layers, width=width), name=f"{layers}x{width}", context=context, precisions=precisions
-        )
-        reads = {"best_gb_per_s": bandwidth.best_gb_per_s, "median_gb_per_s": bandwidth.median_gb_per_s}
-        reads["n"] = len(bandwidth.samples)
-    return Report(
+        spec = model_of_shape(layers, width=width)
+        return measure(spec, name=f"{layers}x{width}", context=context, precisions=precisions)
+
+    return record(
+        rows,
         command=" ".join(["python -m trt_vqgan.benchmarks.peers", *sys.argv[1:]]),
-        started=started,
-        commit=git_commit(),
-        machine=describe_machine(threads=count),
-        versions=describe_versions(),
+        threads=count,
         settings={"repeats": repeats, "batches": list(batches)},
-        read_bandwidth=reads,
-        load_average={"before": load, "after": load_average()},
-        rows=tuple(rows),
     )
 
 
