@@ -8,6 +8,21 @@ from trt_vqgan.spec import AutoencoderSpec, ConditionSpec, ModelSpec, Transforme
 VOCAB_SIZE = 1024
 """The smaller of the published sizes."""
 
+PUBLISHED_F16 = AutoencoderSpec(
+    quantizer="nearest",
+    in_channels=3,
+    out_channels=3,
+    base_channels=128,
+    channel_multipliers=(1, 1, 2, 2, 4),
+    num_res_blocks=2,
+    attention_resolutions=(16,),
+    resolution=256,
+    z_channels=256,
+    code_dim=256,
+    codebook_size=VOCAB_SIZE,
+)
+"""The published VQGAN of 16 pixels a code, as its config describes it, with the smaller codebook."""
+
 HEAD_SIZE = 64
 """Of the published transformers, whose width is a multiple of it; other widths get 16 heads, or one."""
 
@@ -23,19 +38,7 @@ def model_of_shape(layers: int, *, width: int) -> ModelSpec:
         raise SpecError(f"shape: found {layers}x{width}, wanted LAYERSxWIDTH of at least 1 each, for example 12x768")
     heads = width // HEAD_SIZE if width % HEAD_SIZE == 0 else 16 if width % 16 == 0 else 1
     return ModelSpec(
-        autoencoder=AutoencoderSpec(
-            quantizer="nearest",
-            in_channels=3,
-            out_channels=3,
-            base_channels=128,
-            channel_multipliers=(1, 1, 2, 2, 4),
-            num_res_blocks=2,
-            attention_resolutions=(16,),
-            resolution=256,
-            z_channels=256,
-            code_dim=256,
-            codebook_size=VOCAB_SIZE,
-        ),
+        autoencoder=PUBLISHED_F16,
         transformer=TransformerSpec(
             vocab_size=VOCAB_SIZE, max_seq_len=257, num_layers=layers, num_heads=heads, hidden_size=width
         ),

@@ -13,27 +13,13 @@ from trt_vqgan.benchmarks.gpu_check.floors import Work
 from trt_vqgan.benchmarks.gpu_check.open_gpu import need_torch, open_gpu
 from trt_vqgan.benchmarks.gpu_check.records import Records
 from trt_vqgan.benchmarks.gpu_check.settings import Settings
+from trt_vqgan.benchmarks.shapes import PUBLISHED_F16
 from trt_vqgan.runtime.device.arrays import DeviceArray
 from trt_vqgan.runtime.device.interface import Device
 from trt_vqgan.runtime.gpu.executors.network_run import NetworkRun
 from trt_vqgan.runtime.gpu.executors.network_weights import NetworkWeights
 from trt_vqgan.runtime.native.network_program import Step, decoder_steps
 from trt_vqgan.spec import AutoencoderSpec
-
-SPEC = AutoencoderSpec(
-    quantizer="nearest",
-    in_channels=3,
-    out_channels=3,
-    base_channels=128,
-    channel_multipliers=(1, 1, 2, 2, 4),
-    num_res_blocks=2,
-    attention_resolutions=(16,),
-    resolution=256,
-    z_channels=256,
-    code_dim=256,
-    codebook_size=1024,
-)
-"""The published VQGAN of 16 pixels a code."""
 
 SIZES = ((1, 16), (8, 16), (1, 64))
 """Pictures, and codes a side: 256 pixels, and 1024."""
@@ -107,7 +93,7 @@ def run(records: Records, settings: Settings) -> None:
     """Time the published decoder."""
     need_torch()
     with open_gpu(settings.gpu) as device:
-        time_decoder(records, device, SPEC, SIZES)
+        time_decoder(records, device, PUBLISHED_F16, SIZES)
 
 
 def time_decoder(records: Records, device: Device, spec: AutoencoderSpec, sizes: Sequence[tuple[int, int]]) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.published_specs import F16
 from trt_vqgan.benchmarks.published_models import (
     ALSO,
     REPORT,
@@ -25,6 +24,7 @@ from trt_vqgan.benchmarks.random_models import (
     write_transformer,
 )
 from trt_vqgan.benchmarks.report import read_report
+from trt_vqgan.benchmarks.shapes import PUBLISHED_F16 as F16
 from trt_vqgan.benchmarks.shapes import model_of_shape
 from trt_vqgan.errors import SpecError
 from trt_vqgan.manifest import read_manifest

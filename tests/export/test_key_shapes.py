@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from tests.published_specs import F16
+from trt_vqgan.benchmarks.shapes import PUBLISHED_F16 as F16
 from trt_vqgan.export.key_shapes import autoencoder_shapes, expected_shapes, transformer_shapes
 from trt_vqgan.spec import ConditionSpec, ModelSpec, TransformerSpec
 

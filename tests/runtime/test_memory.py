@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.published_specs import F16
+from trt_vqgan.benchmarks.shapes import PUBLISHED_F16 as F16
 from trt_vqgan.errors import ShapeError
 from trt_vqgan.runtime import memory
 from trt_vqgan.runtime.memory import (

@@ -17,7 +17,6 @@ from torch.nn import functional as F
 
 from tests.conftest import ROOT
 from tests.export.autoencoder_cases import BASE, CASES, arrays_of, make_autoencoder
-from tests.published_specs import F16
 from tests.tolerances import (
     AUTOENCODER_RELATIVE,
     CONVOLUTION_BF16_RELATIVE,
@@ -25,6 +24,7 @@ from tests.tolerances import (
     GROUP_NORM_ABSOLUTE,
     NETWORK_BF16_RELATIVE,
 )
+from trt_vqgan.benchmarks.shapes import PUBLISHED_F16 as F16
 from trt_vqgan.errors import BackendUnavailableError, BundleError
 from trt_vqgan.export.autoencoder_graph import decoder_graph, encoder_graph
 from trt_vqgan.runtime.memory import decode_bytes, encode_bytes
