@@ -2,28 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from tests.runtime import test_code_generator, test_window_generator
+from tests.runtime.through_native import native_engine, test_it_is_the_cpu_kernels_that_run, tests_of
 
-import pytest
-
-from tests.runtime import small_models, test_code_generator, test_window_generator
-from trt_vqgan.runtime.native.build import find_compiler, find_library
-from trt_vqgan.runtime.native.engine import NativeEngine
-
-if find_compiler() is None and find_library() is None:
-    pytest.skip("no C++ compiler on this machine", allow_module_level=True)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def native_engine() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(small_models, "ENGINE", NativeEngine)
-        yield
-
-
-def test_it_is_the_cpu_kernels_that_run(model: small_models.SmallModel) -> None:
-    assert isinstance(model.engine, NativeEngine)
-
+__all__ = ["native_engine", "test_it_is_the_cpu_kernels_that_run"]
 
 for module in (test_code_generator, test_window_generator):
-    globals().update({name: item for name, item in vars(module).items() if name.startswith("test_") or name == "model"})
+    globals().update(tests_of(module))
