@@ -14,15 +14,10 @@ from trt_vqgan.benchmarks.gpu_check.records import Records
 from trt_vqgan.benchmarks.gpu_check.settings import Settings
 from trt_vqgan.kernels.launch import Launch
 from trt_vqgan.kernels.launches.cached_attention import cached_attention, plan_attention
-from trt_vqgan.kernels.launches.dense_step import (
-    LinearAddresses,
-    NormAddresses,
-    Workspace,
-    norm_linear,
-    plan_dense_step,
-)
+from trt_vqgan.kernels.launches.dense_step import NormAddresses, norm_linear, plan_dense_step
 from trt_vqgan.kernels.launches.nearest_code import NearestCodePlan
 from trt_vqgan.kernels.launches.pixels import pixels
+from trt_vqgan.kernels.launches.split_product import LinearAddresses, Workspace
 from trt_vqgan.kernels.packed_codebook import pack_codebook
 from trt_vqgan.kernels.packing import packed_bytes
 from trt_vqgan.runtime.cache_buckets import bucket_length

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from trt_vqgan.benchmarks.kernel_cases.runner import KernelRunner
 from trt_vqgan.kernels.launches.dense_rows import DenseKind, dense_rows, plan_dense_rows
-from trt_vqgan.kernels.launches.dense_step import LinearAddresses, Workspace
+from trt_vqgan.kernels.launches.split_product import LinearAddresses, Workspace
 from trt_vqgan.kernels.packing import pack_weights
 from trt_vqgan.kernels.reference import dense_step as reference
 from trt_vqgan.kernels.reference.dense_step import Linear

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from trt_vqgan.benchmarks.kernel_cases.runner import KernelRunner
 from trt_vqgan.kernels.launches import dense_step as launches
-from trt_vqgan.kernels.launches.dense_step import DenseStep, LinearAddresses, NormAddresses, Workspace, plan_dense_step
+from trt_vqgan.kernels.launches.dense_step import DenseStep, NormAddresses, plan_dense_step
+from trt_vqgan.kernels.launches.split_product import LinearAddresses, Workspace
 from trt_vqgan.kernels.packing import pack_weights
 from trt_vqgan.kernels.reference import dense_step as reference
 from trt_vqgan.kernels.reference.dense_step import Linear, Norm

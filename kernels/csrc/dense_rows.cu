@@ -19,6 +19,7 @@
 // order, those of splits by the last to arrive in the order of splits: the result is always the same.
 #include "tensor_core.cuh"
 #include "gelu.cuh"
+#include "packed_weights.cuh"
 #include "programmatic_launch.cuh"
 
 namespace dense_rows {
@@ -44,18 +45,6 @@ struct Product {
     int chunks_of_split;   // but for the last split
     const half *x;         // (rows, K)
 };
-
-__device__ __forceinline__ uint4 load_weights(const uint4 *from) {
-#ifdef __CUDACC__
-    uint4 value;  // read once: no place in L1
-    asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3},[%4];"
-                 : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
-                 : "l"(from));
-    return value;
-#else
-    return *from;
-#endif
-}
 
 // Starts to copy a chunk's columns of x; what is beyond the rows or beyond K becomes zero.
 template <int most_rows>

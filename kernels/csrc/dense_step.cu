@@ -22,6 +22,7 @@
 #include "tensor_core.cuh"
 #include "gelu.cuh"
 #include "layer_norm.cuh"
+#include "packed_weights.cuh"
 #include "programmatic_launch.cuh"
 
 namespace {
@@ -52,18 +53,6 @@ struct Norm {
     float epsilon;
     int shift;  // 2^shift warps sum a row together, no more than there are for all rows
 };
-
-__device__ __forceinline__ uint4 load_weights(const uint4 *from) {
-#ifdef __CUDACC__
-    uint4 value;  // read once: no place in L1
-    asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3},[%4];"
-                 : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
-                 : "l"(from));
-    return value;
-#else
-    return *from;
-#endif
-}
 
 __device__ __forceinline__ tc::FragmentA operand(const uint4 &bits) {
     return {{bits.x, bits.y, bits.z, bits.w}};

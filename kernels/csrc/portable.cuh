@@ -2,9 +2,8 @@
 // of tests/kernels/shim, on the include path of tests alone, so that the same source runs on a processor.
 //
 // Rules that make a source run on both: dynamic shared memory only (the shim has no __shared__); half through
-// intrinsics
-// (__half2float, __float2half_rn, ...), never through operators; tensor cores and cp.async through tensor_core.cuh;
-// kernels are extern "C" with explicit __launch_bounds__ and scalar or pointer parameters.
+// intrinsics (__half2float, __float2half_rn, ...), never through operators; tensor cores and cp.async through
+// tensor_core.cuh; kernels are extern "C" with explicit __launch_bounds__ and scalar or pointer parameters.
 #pragma once
 
 #ifdef __CUDACC__

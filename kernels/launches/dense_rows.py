@@ -9,7 +9,13 @@ import numpy as np
 
 from trt_vqgan.errors import ShapeError
 from trt_vqgan.kernels.launch import Launch
-from trt_vqgan.kernels.launches.dense_step import LinearAddresses, Workspace
+from trt_vqgan.kernels.launches.split_product import (
+    LinearAddresses,
+    SplitProduct,
+    Workspace,
+    check_matrix,
+    product_launch,
+)
 
 MAX_ROWS = 64
 
@@ -19,25 +25,19 @@ DenseKind = Literal["linear", "gelu", "logits", "residual"]
 _SIZES = (16, 32, 64)  # rows that the kernels are compiled for
 _OUTPUTS = 64
 _CHUNK = 128
-_THREADS = 256
 
 
 @dataclass(frozen=True, kw_only=True)
-class DenseRows:
-    """How one matrix is multiplied.
+class DenseRows(SplitProduct):
+    """How one matrix is multiplied with at most `MAX_ROWS` rows.
 
     Attributes
     ----------
-    outputs, inputs : N and K.
-    rows : of the batch, 1 to `MAX_ROWS`.
-    splits : blocks that share one tile of outputs, each with a part of K.
-    chunks_of_split : chunks of 128 k that each of them takes (the last maybe fewer).
+    chunks_of_split : chunks of 128 k that each split takes (the last maybe fewer).
     """
 
-    outputs: int
-    inputs: int
-    rows: int
-    splits: int
+    TILE = _OUTPUTS
+
     chunks_of_split: int
 
     @property
@@ -46,19 +46,9 @@ class DenseRows:
         return next(size for size in _SIZES if self.rows <= size)
 
     @property
-    def tiles(self) -> int:
-        """Tiles of 64 outputs."""
-        return -(-self.outputs // _OUTPUTS)
-
-    @property
     def partial_bytes(self) -> int:
         """Workspace for partial sums. Its contents don't matter, and one serves all kernels of a stream."""
         return self.tiles * self.splits * self.size * _OUTPUTS * 4 if self.splits > 1 else 0
-
-    @property
-    def ticket_bytes(self) -> int:
-        """Workspace for tickets: zeros at first, and again after each launch."""
-        return self.tiles * 4 if self.splits > 1 else 0
 
 
 def plan_dense_rows(*, outputs: int, inputs: int, rows: int, multiprocessors: int) -> DenseRows:
@@ -74,8 +64,7 @@ def plan_dense_rows(*, outputs: int, inputs: int, rows: int, multiprocessors: in
     """
     if not 1 <= rows <= MAX_ROWS:
         raise ShapeError(f"dense_rows: found {rows} rows, wanted 1 to {MAX_ROWS}; more are a matrix product's work")
-    if outputs < 1 or inputs < 8 or inputs % 8:
-        raise ShapeError(f"dense_rows: found a matrix ({outputs}, {inputs}), wanted (N, K) with K a multiple of 8")
+    check_matrix("dense_rows", outputs, inputs)
     chunks = -(-inputs // _CHUNK)
     tiles = -(-outputs // _OUTPUTS)
     splits = min(-(-multiprocessors // tiles), max(1, chunks // 2))
@@ -101,21 +90,13 @@ def dense_rows(
     activations : address of half (R, K), aligned to 16 bytes.
     out : address of (R, N), half or float32 as ``kind`` says.
     """
-    return Launch(
-        kernel=f"dense_rows_{kind}_{plan.size}",
-        grid=(plan.tiles, plan.splits, 1),
-        block=(_THREADS, 1, 1),
+    return product_launch(
+        f"dense_rows_{kind}_{plan.size}",
+        plan,
+        layer,
+        workspace,
+        plan.chunks_of_split,
+        np.uint64(activations),
+        np.uint64(out),
         shared_bytes=16 + plan.size * 640,
-        arguments=(
-            np.uint64(layer.weights),
-            np.uint64(layer.bias),
-            np.uint64(workspace.partials),
-            np.uint64(workspace.tickets),
-            np.int32(plan.outputs),
-            np.int32(plan.inputs),
-            np.int32(plan.rows),
-            np.int32(plan.chunks_of_split),
-            np.uint64(activations),
-            np.uint64(out),
-        ),
     )

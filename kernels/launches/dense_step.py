@@ -8,11 +8,18 @@ import numpy as np
 
 from trt_vqgan.errors import ShapeError
 from trt_vqgan.kernels.launch import Launch
+from trt_vqgan.kernels.launches.split_product import (
+    THREADS,
+    LinearAddresses,
+    SplitProduct,
+    Workspace,
+    check_matrix,
+    product_launch,
+)
 from trt_vqgan.kernels.packing import BLOCK_INPUTS, TILE_OUTPUTS
 
 MAX_ROWS = 8
 
-THREADS = 256
 WARPS = THREADS // 32
 
 _SLOT_BYTES = TILE_OUTPUTS * MAX_ROWS * 4
@@ -21,39 +28,24 @@ _MAX_SHARED_BYTES = 48 << 10  # what a block has without asking for more
 
 
 @dataclass(frozen=True, kw_only=True)
-class DenseStep:
-    """How one matrix is multiplied.
+class DenseStep(SplitProduct):
+    """How one matrix is multiplied with at most `MAX_ROWS` rows.
 
     Attributes
     ----------
-    outputs, inputs : N and K.
-    rows : of the batch, 1 to `MAX_ROWS`.
-    splits : blocks that share one tile of outputs, each with a part of K.
-    blocks_of_split : tiles of 32 k that each of them takes (the last maybe fewer).
+    blocks_of_split : tiles of 32 k that each split takes (the last maybe fewer).
     norm_shift : 2^norm_shift of the eight warps sum one row in a layer norm.
     """
 
-    outputs: int
-    inputs: int
-    rows: int
-    splits: int
+    TILE = TILE_OUTPUTS
+
     blocks_of_split: int
     norm_shift: int
-
-    @property
-    def tiles(self) -> int:
-        """Tiles of 16 outputs."""
-        return -(-self.outputs // TILE_OUTPUTS)
 
     @property
     def partial_bytes(self) -> int:
         """Workspace for partial sums. Its contents don't matter, and one serves all kernels of a stream."""
         return self.tiles * self.splits * _SLOT_BYTES if self.splits > 1 else 0
-
-    @property
-    def ticket_bytes(self) -> int:
-        """Workspace for tickets: zeros at first, and again after each launch."""
-        return self.tiles * 4 if self.splits > 1 else 0
 
     @property
     def shared_bytes(self) -> int:
@@ -82,8 +74,7 @@ def plan_dense_step(
         raise ShapeError(
             f"dense_step: found {rows} rows, wanted 1 to {MAX_ROWS}; more rows are a matrix product's work"
         )
-    if outputs < 1 or inputs < 8 or inputs % 8:
-        raise ShapeError(f"dense_step: found a matrix ({outputs}, {inputs}), wanted (N, K) with K a multiple of 8")
+    check_matrix("dense_step", outputs, inputs)
     blocks = -(-inputs // BLOCK_INPUTS)
     tiles = -(-outputs // TILE_OUTPUTS)
     splits = min(-(-multiprocessors // tiles), max(1, blocks // (2 * WARPS)))
@@ -102,31 +93,12 @@ def plan_dense_step(
 
 
 @dataclass(frozen=True, kw_only=True)
-class LinearAddresses:
-    """Where a layer's weights (packed by `trt_vqgan.kernels.packing.pack_weights`) and its bias float32 (N,) lie.
-
-    A bias at 0 is none.
-    """
-
-    weights: int
-    bias: int
-
-
-@dataclass(frozen=True, kw_only=True)
 class NormAddresses:
     """Where gain and bias, float32 (K,), of a layer norm lie, aligned to 16 bytes; and its epsilon."""
 
     gain: int
     bias: int
     epsilon: float = 1e-5
-
-
-@dataclass(frozen=True, kw_only=True)
-class Workspace:
-    """Addresses of ``partial_bytes`` and ``ticket_bytes`` of memory, the most of all matrices of a stream."""
-
-    partials: int
-    tickets: int
 
 
 def norm_linear(
@@ -168,22 +140,8 @@ def _normalised(plan: DenseStep, x: int, norm: NormAddresses) -> tuple[np.generi
 def _launch(
     kernel: str, plan: DenseStep, layer: LinearAddresses, workspace: Workspace, *arguments: np.generic
 ) -> Launch:
-    return Launch(
-        kernel=kernel,
-        grid=(plan.tiles, plan.splits, 1),
-        block=(THREADS, 1, 1),
-        shared_bytes=plan.shared_bytes,
-        arguments=(
-            np.uint64(layer.weights),
-            np.uint64(layer.bias),
-            np.uint64(workspace.partials),
-            np.uint64(workspace.tickets),
-            np.int32(plan.outputs),
-            np.int32(plan.inputs),
-            np.int32(plan.rows),
-            np.int32(plan.blocks_of_split),
-            *arguments,
-        ),
+    return product_launch(
+        kernel, plan, layer, workspace, plan.blocks_of_split, *arguments, shared_bytes=plan.shared_bytes
     )
 
 

@@ -10,8 +10,9 @@ import numpy as np
 from trt_vqgan.kernels.launches import dense_rows, dense_step
 from trt_vqgan.kernels.launches.bias import bias_add, bias_gelu, bias_residual
 from trt_vqgan.kernels.launches.dense_rows import DenseKind, plan_dense_rows
-from trt_vqgan.kernels.launches.dense_step import LinearAddresses, NormAddresses, Workspace, plan_dense_step
+from trt_vqgan.kernels.launches.dense_step import NormAddresses, plan_dense_step
 from trt_vqgan.kernels.launches.layer_norm import layer_norm
+from trt_vqgan.kernels.launches.split_product import LinearAddresses, Workspace
 from trt_vqgan.kernels.packing import pack_weights
 from trt_vqgan.runtime.device.arrays import DeviceArray
 from trt_vqgan.runtime.device.interface import Device, upload_new, zeros
