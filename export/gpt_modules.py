@@ -13,7 +13,6 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from trt_vqgan.spec import TransformerSpec
 
@@ -128,8 +127,3 @@ def load_gpt(spec: TransformerSpec, weights: Mapping[str, np.ndarray], prefix: s
     }
     model.load_state_dict(state, strict=True)
     return model.eval()
-
-
-def negative_log_likelihood(logits: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
-    """Return nats (B, T) for logits float32 (B, T, V) and the codes int64 (B, T) that they predict."""
-    return F.cross_entropy(logits.transpose(1, 2), codes, reduction="none")

@@ -28,8 +28,6 @@ LAYOUT_TOKENS: dict[LayoutForm, tuple[int, int]] = {
 }
 """Tokens an object, and those of the crop, of a scene model's layout: boxes by two corners, or their centre points."""
 
-MAX_GRID_CODES = 1 << 16
-
 
 def _require(ok: bool, what: str) -> None:
     if not ok:

@@ -17,7 +17,6 @@ from typing import Any
 
 from trt_vqgan.errors import BundleError
 
-START_S = 60.0
 END_S = 90.0
 
 
