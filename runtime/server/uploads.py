@@ -6,6 +6,7 @@ import base64
 import binascii
 import json
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -50,7 +51,7 @@ async def read_body(request: Request, kind: type[Body]) -> tuple[Any, Files]:
     try:
         if content_type == "application/json":
             body = kind.model_validate_json(await request.body())
-            return body, {name: _decoded(name, text) for name in FILES if (text := getattr(body, name, None))}
+            return body, _decoded_files(body, FILES)
         if content_type == "multipart/form-data":
             return await _read_form(request, kind)
     except ValidationError as error:
@@ -96,8 +97,13 @@ async def _read_form(request: Request, kind: type[Body]) -> tuple[Any, Files]:
             400, f"{stray}: is no file that this takes, wanted one of {', '.join(sorted(known & set(FILES)))}"
         )
     body = kind.model_validate(fields | dict.fromkeys(files, "a file of the form"))
-    texts = {name: getattr(body, name, None) for name in FILES if name not in files}
-    return body, files | {name: _decoded(name, encoded) for name, encoded in texts.items() if encoded}
+    return body, files | _decoded_files(body, [name for name in FILES if name not in files])
+
+
+def _decoded_files(body: Body, names: Iterable[str]) -> Files:
+    """Return the files that a body has as text; an empty one is a file too, and none that can be read."""
+    texts = {name: getattr(body, name, None) for name in names}
+    return {name: _decoded(name, text) for name, text in texts.items() if text is not None}
 
 
 def _json(name: str, text: str) -> object:

@@ -256,11 +256,18 @@ def test_one_clear_message(client: TestClient, request_: dict[str, Any], status:
         ("/v1/decode", {"codes": []}, 400, "codes"),
         ("/v1/encode", {"image": encoded(SMALL[:100])}, 400, "multiples of 8"),
         ("/v1/encode", {}, 400, "image: field required"),
+        ("/v1/encode", {"image": ""}, 400, "image"),
+        ("/v1/generate", {"init": "", "keep": "top"}, 400, "init"),
     ],
 )
 def test_wrong_pictures_and_codes(client: TestClient, path: str, body: Any, status: int, message: str) -> None:
     answer = client.post(path, json=body)
     assert (answer.status_code, message in answer.json()["error"]["message"]) == (status, True), answer.text
+
+
+def test_an_empty_field_of_a_form_is_no_picture(client: TestClient) -> None:
+    answer = client.post("/v1/encode", files={"image": (None, "")})
+    assert (answer.status_code, "image" in answer.json()["error"]["message"]) == (400, True), answer.text
 
 
 def test_a_body_without_a_length_is_bounded_too(client: TestClient) -> None:
