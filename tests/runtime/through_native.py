@@ -27,6 +27,6 @@ def test_it_is_the_cpu_kernels_that_run(model: small_models.SmallModel) -> None:
     assert isinstance(model.engine, NativeEngine)
 
 
-def tests_of(module: ModuleType) -> dict[str, Any]:
+def once_more(module: ModuleType) -> dict[str, Any]:
     """Return the tests of a module and the fixture of its models, by name."""
     return {name: item for name, item in vars(module).items() if name.startswith("test_") or name == "model"}

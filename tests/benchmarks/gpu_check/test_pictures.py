@@ -14,9 +14,10 @@ from tests.export.autoencoder_cases import CASES
 from tests.runtime.gpu.shim_device import ShimDevice
 from trt_vqgan.benchmarks.gpu_check import golden_files
 from trt_vqgan.benchmarks.gpu_check.golden_pictures import GoldenPictures, read_pictures
-from trt_vqgan.benchmarks.gpu_check.picture_times_stage import SPEC, TimedDecoder, torch_decoder
+from trt_vqgan.benchmarks.gpu_check.picture_times_stage import TimedDecoder, torch_decoder
 from trt_vqgan.benchmarks.gpu_check.pictures_stage import check_pictures
 from trt_vqgan.benchmarks.gpu_check.records import Records, read_records
+from trt_vqgan.benchmarks.shapes import PUBLISHED_F16
 
 RUN = ROOT / "tests" / "data" / "golden" / "class"
 
@@ -100,9 +101,9 @@ def test_the_work_of_the_published_decoder() -> None:
     from trt_vqgan.runtime.native.network_program import decoder_steps
 
     with torch.device("meta"):
-        state = Autoencoder(SPEC).state_dict()
-    timed._spec = SPEC
-    timed.steps = decoder_steps(SPEC, has=lambda layer: f"{layer}.weight" in state)
+        state = Autoencoder(PUBLISHED_F16).state_dict()
+    timed._spec = PUBLISHED_F16
+    timed.steps = decoder_steps(PUBLISHED_F16, has=lambda layer: f"{layer}.weight" in state)
     sizes: Any = Sizes()
     for step in timed.steps:
         if step.kind == "convolve":

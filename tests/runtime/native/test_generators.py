@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from tests.runtime import test_code_generator, test_window_generator
-from tests.runtime.through_native import native_engine, test_it_is_the_cpu_kernels_that_run, tests_of
+from tests.runtime.through_native import native_engine, once_more, test_it_is_the_cpu_kernels_that_run
 
 __all__ = ["native_engine", "test_it_is_the_cpu_kernels_that_run"]
 
 for module in (test_code_generator, test_window_generator):
-    globals().update(tests_of(module))
+    globals().update(once_more(module))
