@@ -131,6 +131,7 @@ def _rows(subject: RandomSubject, engines: Sequence[MeasuredEngine], point: Poin
                 stepper.step(tokens, positions)
                 if number:
                     seconds[name].append(time.perf_counter() - started)
+        time.sleep(PAUSE_SECONDS)  # or the threads of the last runner, still awake, slow the reading down
         context.bandwidth.sample()
     for engine in engines:
         taken = latency(seconds[engine.name], rounds=context.repeats)
