@@ -73,10 +73,10 @@ struct RowKernels {
 };
 
 namespace conv_tables {
-extern const ConvKernels kPlain, kAvx2, kAvx512, kAmx;
+extern const ConvKernels kPlain, kAvx2, kAvx512, kNeon, kAmx;
 }
 namespace row_tables {
-extern const RowKernels kPlain, kAvx2, kAvx512;
+extern const RowKernels kPlain, kAvx2, kAvx512, kNeon;
 }
 
 struct ConvChoice {
@@ -84,8 +84,8 @@ struct ConvChoice {
     const RowKernels *rows;
 };
 
-// float32 of "avx512", "avx2" or "plain", or bfloat16 of "amx"; "" is the best that this processor has. Nulls where it,
-// the system or the compiler that made this library lacks them.
+// float32 of "avx512", "avx2", "neon", "neondot" or "plain", or bfloat16 of "amx"; "" is the best that this processor
+// has. Nulls where it, the system or the compiler that made this library lacks them.
 ConvChoice choose_conv(const char *name, bool bf16);
 
 }  // namespace cpu

@@ -7,7 +7,7 @@ namespace {
 // Outputs that are summed at once: so many that their sums and one row of weights fill the registers.
 #if defined(CPU_AVX512)
 constexpr int kPixels = 14, kVectors = 2;
-#elif defined(CPU_AVX2)
+#elif defined(CPU_AVX2) || defined(CPU_NEON)
 constexpr int kPixels = 6, kVectors = 1;
 #else
 constexpr int kPixels = 2, kVectors = 1;
@@ -86,6 +86,8 @@ void nothing() {}
 #define CPU_NAME "AVX-512"
 #elif defined(CPU_AVX2)
 #define CPU_NAME "AVX2"
+#elif defined(CPU_NEON)
+#define CPU_NAME "NEON"
 #else
 #define CPU_NAME "plain C++"
 #endif
