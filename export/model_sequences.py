@@ -12,12 +12,17 @@ import torch
 
 from trt_vqgan.errors import ExportError
 from trt_vqgan.export.gpt_modules import GPT
+from trt_vqgan.export.one_thread_workers import OneThreadWorkers
 from trt_vqgan.export.sample_inputs import sample_map
 from trt_vqgan.export.vqgan_modules import load_autoencoder
 from trt_vqgan.manifest import SamplingDefaults
 from trt_vqgan.spec import AutoencoderSpec, ModelSpec
 
 OnCode = Callable[[int], None]
+
+GROUPS = 2
+"""Sequences are drawn in so many groups side by side, whatever the machine has, so that they are the same everywhere:
+products of another number of rows may differ in the last bits."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +48,7 @@ def draw_sequences(
     *,
     count: int,
     sampling: SamplingDefaults,
+    workers: OneThreadWorkers,
     on_code: OnCode = lambda done: None,
 ) -> Sequences:
     """Return sequences that ``gpt`` draws in float32, always the same ones.
@@ -53,7 +59,8 @@ def draw_sequences(
     weights : of the checkpoint; those of the condition's own VQGAN are read here.
     count : sequences.
     sampling : how codes are drawn.
-    on_code : called with the codes that each sequence has.
+    workers : who draws.
+    on_code : called with the codes that each sequence of the first group has.
 
     Raises
     ------
@@ -61,23 +68,38 @@ def draw_sequences(
     """
     assert spec.transformer is not None
     conditions = torch.from_numpy(_conditions(spec, weights, count))
-    random = torch.Generator().manual_seed(0)
-    first, codes = conditions.shape[1] - 1, torch.empty(count, 0, dtype=torch.int64)
-    with torch.inference_mode():
-        if spec.transformer.one_pass:  # the published sampler reads the condition's tokens in the codes' places
-            tokens = torch.cat([conditions, conditions[:, : spec.num_codes - 1]], dim=1)
-            logits = gpt(tokens)[:, first:, : spec.autoencoder.codebook_size]
-            drawn = [_draw(row, sampling, random) for row in logits.unbind(1)]
-            return Sequences(tokens, torch.cat(drawn, dim=1), first)
-        logits, past = gpt.forward_with_past(conditions, None)
-        for done in range(spec.num_codes):
-            code = _draw(logits[:, -1, : spec.autoencoder.codebook_size], sampling, random)
-            codes = torch.cat([codes, code], dim=1)
-            on_code(done + 1)
-            if done + 1 < spec.num_codes:
-                logits, past = gpt.forward_with_past(code, past)
-                past = [torch.cat(past, dim=-2)]  # one piece, so that a step joins two
-    return Sequences(torch.cat([conditions, codes[:, :-1]], dim=1), codes, first)
+    groups = list(enumerate(conditions.tensor_split(min(GROUPS, count))))
+
+    def draw(group: tuple[int, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        number, rows = group
+        with torch.inference_mode():
+            return _draw_group(gpt, spec, rows, sampling, number, on_code if number == 0 else lambda done: None)
+
+    tokens, codes = (torch.cat(parts) for parts in zip(*workers.map(draw, groups), strict=True))
+    return Sequences(tokens, codes, conditions.shape[1] - 1)
+
+
+def _draw_group(
+    gpt: GPT, spec: ModelSpec, conditions: torch.Tensor, sampling: SamplingDefaults, seed: int, on_code: OnCode
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return tokens (n, T) and codes (n, N) of a group, of which ``conditions`` int64 (n, L) are given."""
+    assert spec.transformer is not None
+    random = torch.Generator().manual_seed(seed)
+    first, vocab = conditions.shape[1] - 1, spec.autoencoder.codebook_size
+    if spec.transformer.one_pass:  # the published sampler reads the condition's tokens in the codes' places
+        tokens = torch.cat([conditions, conditions[:, : spec.num_codes - 1]], dim=1)
+        drawn = [_draw(row, sampling, random) for row in gpt(tokens)[:, first:, :vocab].unbind(1)]
+        return tokens, torch.cat(drawn, dim=1)
+    codes = torch.empty(len(conditions), 0, dtype=torch.int64)
+    logits, past = gpt.forward_with_past(conditions, None)
+    for done in range(spec.num_codes):
+        code = _draw(logits[:, -1, :vocab], sampling, random)
+        codes = torch.cat([codes, code], dim=1)
+        on_code(done + 1)
+        if done + 1 < spec.num_codes:
+            logits, past = gpt.forward_with_past(code, past)
+            past = [torch.cat(past, dim=-2)]  # one piece, so that a step joins two
+    return torch.cat([conditions, codes[:, :-1]], dim=1), codes
 
 
 def _draw(logits: torch.Tensor, sampling: SamplingDefaults, random: torch.Generator) -> torch.Tensor:

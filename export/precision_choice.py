@@ -12,8 +12,10 @@ from typing import Any
 
 import torch
 
-from trt_vqgan.export.gpt_modules import load_gpt
+from trt_vqgan.export.gpt_modules import GPT, load_gpt
+from trt_vqgan.export.matrix_sensitivity import divergence_of_four_bits
 from trt_vqgan.export.model_sequences import Sequences, draw_sequences
+from trt_vqgan.export.one_thread_workers import OneThreadWorkers
 from trt_vqgan.export.quantized_gpt import QuantizedGPT, matrix_names, quantized_bits
 from trt_vqgan.export.transformer_graph import Precision
 from trt_vqgan.export.weight_quantization import INT4, INT8
@@ -26,11 +28,23 @@ KL_LIMIT_NATS = 0.005
 NLL_LIMIT = 0.005
 """Of the rise of the negative log-likelihood, as a share of float32's."""
 
-MEASURED_CODES = 2048
-"""At least, in whole sequences, and at least four of them."""
+MARGIN = 0.8
+"""Share of the limits that a choice may use, so that they hold on other codes too: the divergence of single pictures
+had a standard deviation of 22 to 40 % of the mean, so that the mean of eight has 8 to 14 % (docs/precision.md)."""
 
-SENSITIVITY_CODES = 512
-"""Of these, by which matrices are put in order of what their 4 bits cost."""
+MEASURED_CODES = 2048
+"""At least, in whole sequences, of a model that `MEASURING_WORK` allows them."""
+
+MEASURING_WORK = 2.2e11
+"""Weights times tokens of a measurement, which bounds its time: 12x768 still gets all codes, 24x1024 the fewest."""
+
+FEWEST_SEQUENCES = 4
+
+SENSITIVITY_SEQUENCES = 4
+"""At most, of which gradients are taken."""
+
+MOST_MIXTURES = 4
+"""That are measured; each is predicted from those before."""
 
 WORTHWHILE_BITS = 7.5
 """A mixture of more bits a weight is no faster than int8 (8.25) by anything that can be measured."""
@@ -55,9 +69,9 @@ class PrecisionChoice:
         )
         mixed = f" with {len(self.wider)} matrices in 8 bits" if self.wider else ""
         return (
-            f"precision {self.precision}{mixed}: the fastest within {KL_LIMIT_NATS} nats of mean divergence and "
-            f"{100 * NLL_LIMIT:g} % of negative log-likelihood ({found}, on {self.measured.codes} codes that the model "
-            "drew)"
+            f"precision {self.precision}{mixed}: the fastest that uses at most {100 * MARGIN:g} % of the limits, which "
+            f"are {KL_LIMIT_NATS} nats of mean divergence and {100 * NLL_LIMIT:g} % of negative log-likelihood "
+            f"({found}, on {self.measured.codes} codes that the model drew)"
         )
 
 
@@ -82,19 +96,38 @@ def choose_precision(
     """
     assert spec.transformer is not None
     gpt = load_gpt(spec.transformer, weights)
-    count = max(4, -(-MEASURED_CODES // spec.num_codes))
 
     def on_code(done: int) -> None:
         if done % 64 == 0:
             say(f"precision: drawing, {done} of {spec.num_codes} codes")
 
     say("precision: drawing")
-    sequences = draw_sequences(gpt, spec, weights, count=count, sampling=sampling, on_code=on_code)
-    return choose_for(sequences, _logits(gpt, sequences), QuantizedGPT(gpt), say=say)
+    with OneThreadWorkers() as workers:
+        sequences = draw_sequences(
+            gpt, spec, weights, count=sequences_of(spec), sampling=sampling, workers=workers, on_code=on_code
+        )
+        say("precision: measuring fp32")
+        wanted = logits_of(gpt, sequences, workers)
+        return choose_for(sequences, wanted, QuantizedGPT(gpt), workers, say=say)
+
+
+def sequences_of(spec: ModelSpec) -> int:
+    """Return how many sequences a model is measured on."""
+    transformer, condition = spec.transformer, spec.condition
+    assert transformer is not None
+    assert condition is not None
+    weights = 12 * transformer.num_layers * transformer.hidden_size**2
+    allowed = int(MEASURING_WORK / (weights * (condition.num_tokens + spec.num_codes)))
+    return max(FEWEST_SEQUENCES, min(allowed, -(-MEASURED_CODES // spec.num_codes)))
 
 
 def choose_for(
-    sequences: Sequences, wanted: torch.Tensor, model: QuantizedGPT, *, say: OnStage = lambda stage: None
+    sequences: Sequences,
+    wanted: torch.Tensor,
+    model: QuantizedGPT,
+    workers: OneThreadWorkers,
+    *,
+    say: OnStage = lambda stage: None,
 ) -> PrecisionChoice:
     """Return the choice for ``model``, whose logits in float32 are ``wanted`` (N, n, V)."""
     names = matrix_names(model.gpt.spec.num_layers)
@@ -110,7 +143,7 @@ def choose_for(
     def measure(wider: frozenset[str]) -> MeasuredPrecision:
         for name in names:
             model.set_form(name, INT8 if name in wider else INT4)
-        kl, nll_rise = divergence(wanted, _logits(model.gpt, sequences), sequences.codes)
+        kl, nll_rise = _divergence_of(model.gpt, sequences, wanted, workers)
         return MeasuredPrecision(
             kl_nats=kl, nll_rise=nll_rise, bits=quantized_bits(sizes, wider), wider=tuple(sorted(wider))
         )
@@ -122,8 +155,12 @@ def choose_for(
     say("precision: measuring int8")
     eight = dataclasses.replace(measure(frozenset(names)), wider=())
     if _within(eight):
-        order = _by_sensitivity(sequences, wanted, model, sizes, say)
-        mixture = _narrowest(order, sizes, measure, say)
+        say("precision: sensitivity")
+        some = Sequences(
+            sequences.tokens[:SENSITIVITY_SEQUENCES], sequences.codes[:SENSITIVITY_SEQUENCES], sequences.first
+        )
+        costs = divergence_of_four_bits(some, model, workers)
+        mixture = _narrowest(costs, sizes, candidates["int4"], eight, measure, say)
         if mixture is not None:
             candidates["int4 and int8"] = mixture
             candidates["int8"] = eight
@@ -137,57 +174,88 @@ def divergence(wanted: torch.Tensor, found: torch.Tensor, codes: torch.Tensor) -
 
     The latter is the rise of the negative log-likelihood of ``codes`` (N, n) as a share of that of ``wanted``.
     """
+    return _of_sums([_sums(*each) for each in zip(wanted, found, codes, strict=True)])
+
+
+def _sums(wanted: torch.Tensor, found: torch.Tensor, codes: torch.Tensor) -> tuple[float, float, float]:
+    """Return a sequence's mean KL a code, and mean negative log-likelihoods of both; logits are (n, V), codes (n,)."""
     p, q = torch.log_softmax(wanted.double(), dim=-1), torch.log_softmax(found.double(), dim=-1)
     kl = float((p.exp() * (p - q)).sum(dim=-1).mean())
-    before, after = (-float(each.gather(-1, codes[..., None]).mean()) for each in (p, q))
+    before, after = (-float(each.gather(-1, codes[:, None]).mean()) for each in (p, q))
+    return kl, before, after
+
+
+def _of_sums(sequences: list[tuple[float, float, float]]) -> tuple[float, float]:
+    kl, before, after = (sum(each) / len(sequences) for each in zip(*sequences, strict=True))
     return kl, (after - before) / max(before, 1e-9)
+
+
+def _divergence_of(
+    gpt: GPT, sequences: Sequences, wanted: torch.Tensor, workers: OneThreadWorkers
+) -> tuple[float, float]:
+    """Return `divergence` of ``gpt`` as it now is; a sequence at a time, which bounds the memory."""
+
+    def one(number: int) -> tuple[float, float, float]:
+        with torch.inference_mode():
+            found = gpt(sequences.tokens[number : number + 1])[0, sequences.first :]
+            return _sums(wanted[number], found, sequences.codes[number])
+
+    return _of_sums(workers.map(one, range(len(wanted))))
+
+
+def logits_of(gpt: GPT, sequences: Sequences, workers: OneThreadWorkers) -> torch.Tensor:
+    """Return the logits float32 (N, n, V) that predict the codes."""
+
+    def one(row: torch.Tensor) -> torch.Tensor:
+        with torch.inference_mode():
+            logits: torch.Tensor = gpt(row[None])[:, sequences.first :]
+            return logits
+
+    return torch.cat(workers.map(one, sequences.tokens.unbind()))
 
 
 def _within(measured: MeasuredPrecision) -> bool:
     # written so that what isn't a number is outside
-    return measured.kl_nats <= KL_LIMIT_NATS and measured.nll_rise <= NLL_LIMIT
-
-
-def _by_sensitivity(
-    sequences: Sequences, wanted: torch.Tensor, model: QuantizedGPT, sizes: Mapping[str, int], say: OnStage
-) -> list[str]:
-    """Return the matrices, those first whose 4 bits diverge most for what they save, all others being in 8 bits."""
-    some = max(1, SENSITIVITY_CODES // sequences.codes.shape[1])
-    part = Sequences(sequences.tokens[:some], sequences.codes[:some], sequences.first)
-    cost: dict[str, float] = {}
-    for i, (name, size) in enumerate(sizes.items()):
-        if i % 8 == 0:
-            say(f"precision: sensitivity, {i} of {len(sizes)} matrices")
-        model.set_form(name, INT4)
-        kl, _ = divergence(wanted[:some], _logits(model.gpt, part), part.codes)
-        model.set_form(name, INT8)
-        cost[name] = kl / size
-    return sorted(sizes, key=cost.__getitem__, reverse=True)
+    return measured.kl_nats <= MARGIN * KL_LIMIT_NATS and measured.nll_rise <= MARGIN * NLL_LIMIT
 
 
 def _narrowest(
-    order: list[str],
+    costs: Mapping[str, float],
     sizes: Mapping[str, int],
+    four: MeasuredPrecision,
+    eight: MeasuredPrecision,
     measure: Callable[[frozenset[str]], MeasuredPrecision],
     say: OnStage,
 ) -> MeasuredPrecision | None:
-    """Return the mixture within the limits with the fewest matrices of ``order`` in 8 bits; None if none pays."""
+    """Return a mixture within the limits with few matrices in 8 bits; None if none was found that pays.
+
+    Those come first whose 4 bits cost most for what they save. How many it takes is predicted from ``costs``, which are
+    scaled to what was measured: of ``four`` bits at first, then of the last mixture.
+    """
+    order = sorted(costs, key=lambda name: costs[name] / sizes[name], reverse=True)
+    total = sum(costs.values())
+    left = [1.0]  # share of the costs that stays with so many matrices in 8 bits
+    for name in order:
+        left.append(left[-1] - costs[name] / total)
     most = 0
     while most < len(order) and quantized_bits(sizes, frozenset(order[: most + 1])) <= WORTHWHILE_BITS:
         most += 1
-    best, least = None, 1
-    while least <= most:
-        middle = (least + most) // 2
-        say(f"precision: measuring int4 with {middle} matrices in 8 bits")
-        measured = measure(frozenset(order[:middle]))
+    best, least, scale = None, 1, four.kl_nats - eight.kl_nats
+
+    def enough(count: int) -> bool:
+        return eight.kl_nats + scale * left[count] <= MARGIN * KL_LIMIT_NATS
+
+    for _ in range(MOST_MIXTURES):
+        if least > most:
+            break
+        count = next(filter(enough, range(least, most)), most)
+        say(f"precision: measuring int4 with {count} matrices in 8 bits")
+        measured = measure(frozenset(order[:count]))
+        scale = (measured.kl_nats - eight.kl_nats) / max(left[count], 1e-9)
         if _within(measured):
-            best, most = measured, middle - 1
+            best, most = measured, count - 1
+            if most < least or not enough(most):
+                break
         else:
-            least = middle + 1
+            least = count + 1
     return best
-
-
-def _logits(gpt: Any, sequences: Sequences) -> torch.Tensor:
-    """Return the logits float32 (N, n, V) that predict the codes; a sequence at a time, which bounds the memory."""
-    with torch.inference_mode():
-        return torch.cat([gpt(row[None])[:, sequences.first :] for row in sequences.tokens])

@@ -60,6 +60,18 @@ class QuantizedGPT:
             self._write(layer, matrix)
             self._block[layer] = form.block
 
+    def layers(self, name: str) -> list[nn.Linear]:
+        """Return the layers that matrix ``name`` consists of."""
+        return self._layers[name]
+
+    def narrowing(self, name: str) -> list[torch.Tensor]:
+        """Return what 4 bits instead of 8 add to the weights of each of a matrix's layers, float32 (N, K)."""
+        kept = zip(self._layers[name], self._kept[name, INT4], self._kept[name, INT8], strict=True)
+        return [
+            torch.from_numpy(four.dequantized(layer.in_features) - eight.dequantized(layer.in_features))
+            for layer, four, eight in kept
+        ]
+
     def weights(self, name: str) -> int:
         """Return how many weights a matrix has."""
         return sum(layer.weight.numel() for layer in self._layers[name])
@@ -69,7 +81,10 @@ class QuantizedGPT:
 
     def _round_inputs(self, layer: nn.Module, inputs: tuple[torch.Tensor, ...]) -> torch.Tensor:
         assert isinstance(layer, nn.Linear)
-        return rounded_rows(inputs[0], self._block[layer])
+        exact = inputs[0].detach()
+        rounded = rounded_rows(exact, self._block[layer])
+        # rounding's own gradient is 0 everywhere: it is passed over
+        return inputs[0] + (rounded - exact) if inputs[0].requires_grad else rounded
 
 
 def rounded_rows(x: torch.Tensor, block: int) -> torch.Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +16,17 @@ import trt_vqgan
 from tests.export.checkpoint_factory import make_checkpoint
 from tests.runtime.small_models import random_gpt, random_tokens
 from tests.tolerances import LOGITS_QUANTIZED_REFERENCE
+from trt_vqgan.benchmarks.shapes import model_of_shape
 from trt_vqgan.cli import main
 from trt_vqgan.errors import ExportError
 from trt_vqgan.export import precision_choice
 from trt_vqgan.export.checkpoint import open_checkpoint
 from trt_vqgan.export.exporter import export_checkpoint
 from trt_vqgan.export.gpt_modules import load_gpt
+from trt_vqgan.export.matrix_sensitivity import divergence_of_four_bits
 from trt_vqgan.export.model_sequences import Sequences, draw_sequences
-from trt_vqgan.export.precision_choice import PrecisionChoice, choose_for, divergence
+from trt_vqgan.export.one_thread_workers import OneThreadWorkers
+from trt_vqgan.export.precision_choice import PrecisionChoice, choose_for, divergence, logits_of, sequences_of
 from trt_vqgan.export.quantized_gpt import QuantizedGPT, matrix_names, rounded_rows
 from trt_vqgan.export.transformer_graph import transformer_graph
 from trt_vqgan.export.weight_quantization import INT4, INT8
@@ -74,12 +78,15 @@ def test_divergence() -> None:
 def chosen(monkeypatch: pytest.MonkeyPatch, *, kl: float, nll: float = 1.0) -> PrecisionChoice:
     monkeypatch.setattr(precision_choice, "KL_LIMIT_NATS", kl)
     monkeypatch.setattr(precision_choice, "NLL_LIMIT", nll)
-    gpt = random_gpt(SPEC)
+    monkeypatch.setattr(precision_choice, "MARGIN", 1.0)
+    gpt, sequences = random_gpt(SPEC), some_sequences()
+    with OneThreadWorkers() as workers:
+        return choose_for(sequences, logits_of(gpt, sequences, workers), QuantizedGPT(gpt), workers)
+
+
+def some_sequences() -> Sequences:
     tokens = torch.from_numpy(random_tokens(SPEC, 3, 40))
-    sequences = Sequences(tokens[:, :-1], tokens[:, 4:], 3)
-    with torch.inference_mode():
-        wanted = gpt(sequences.tokens)[:, 3:]
-    return choose_for(sequences, wanted, QuantizedGPT(gpt))
+    return Sequences(tokens[:, :-1], tokens[:, 4:], 3)
 
 
 def test_the_fastest_within_the_limits_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,6 +116,56 @@ def test_a_mixture_keeps_the_sensitive_matrices_wider(monkeypatch: pytest.Monkey
     assert len(chosen(monkeypatch, kl=0.999 * mixture.kl_nats).wider) > len(choice.wider)
 
 
+def test_only_a_share_of_the_limits_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    four = chosen(monkeypatch, kl=1.0).measured.candidates["int4"].kl_nats
+    assert chosen(monkeypatch, kl=1.01 * four).wider == frozenset()
+
+    def with_margin(margin: float) -> PrecisionChoice:
+        gpt, sequences = random_gpt(SPEC), some_sequences()
+        monkeypatch.setattr(precision_choice, "MARGIN", margin)
+        with OneThreadWorkers() as workers:
+            return choose_for(sequences, logits_of(gpt, sequences, workers), QuantizedGPT(gpt), workers)
+
+    choice = with_margin(0.8)
+    assert choice.wider
+    assert choice.measured.candidates["int4 and int8"].kl_nats <= 0.8 * 1.01 * four
+    assert "at most 80 % of the limits" in choice.told
+
+
+def test_gradients_tell_what_four_bits_cost() -> None:
+    """Against each matrix set to 4 bits by itself."""
+    gpt, sequences = random_gpt(SPEC), some_sequences()
+    model = QuantizedGPT(gpt)
+    with OneThreadWorkers() as workers:
+        wanted = logits_of(gpt, sequences, workers)
+        predicted = divergence_of_four_bits(sequences, model, workers)
+        measured = {}
+        for name in matrix_names(2):
+            model.set_form(name, INT4)
+            measured[name] = divergence(wanted, logits_of(gpt, sequences, workers), sequences.codes)[0]
+            model.set_form(name, INT8)
+    assert list(predicted) == list(measured)
+    for name, found in measured.items():
+        assert found / 2 < predicted[name] < 2 * found, name
+    assert sum(predicted.values()) == pytest.approx(sum(measured.values()), rel=0.3)
+    assert not any(layer._forward_hooks for layer in gpt.modules()), "nothing stays behind"
+
+
+def test_large_models_are_measured_on_fewer_sequences() -> None:
+    def count(layers: int, width: int) -> int:
+        return sequences_of(model_of_shape(layers, width=width))
+
+    assert [count(6, 256), count(12, 768), count(24, 1024), count(48, 1536)] == [8, 8, 4, 4]
+
+
+def test_workers_leave_torch_its_threads() -> None:
+    before = torch.get_num_threads()
+    with OneThreadWorkers() as workers:
+        assert workers.map(lambda job: (job, torch.get_num_threads()), range(4)) == [(i, 1) for i in range(4)]
+    assert torch.get_num_threads() == before
+    assert ThreadPoolExecutor(1).submit(torch.get_num_threads).result() == before
+
+
 @pytest.mark.parametrize("kind", ["unconditional", "class", "depth", "segmentation", "coord"])
 def test_a_model_draws_its_own_sequences(tmp_path: Path, kind: str) -> None:
     checkpoint = open_checkpoint(make_checkpoint(tmp_path / "run", kind=kind))
@@ -117,7 +174,10 @@ def test_a_model_draws_its_own_sequences(tmp_path: Path, kind: str) -> None:
     assert spec.condition is not None
     gpt = load_gpt(spec.transformer, checkpoint.weights)
     sampling = SamplingDefaults(top_k=3, top_p=0.9)
-    drawn, again = (draw_sequences(gpt, spec, checkpoint.weights, count=3, sampling=sampling) for _ in range(2))
+    with OneThreadWorkers() as workers:
+        drawn, again = (
+            draw_sequences(gpt, spec, checkpoint.weights, count=3, sampling=sampling, workers=workers) for _ in range(2)
+        )
     assert drawn.codes.shape == (3, spec.num_codes)
     assert drawn.tokens.shape == (3, spec.condition.num_tokens + spec.num_codes - 1)
     assert drawn.first == spec.condition.num_tokens - 1
