@@ -51,11 +51,14 @@ bench: $(READY)
 	$(BIN)/python -m trt_vqgan.benchmarks.decode_sizes --json $(BENCHMARKS)/sizes.json
 	$(MAKE) bench-plots
 
-# Other runtimes beside ours at the same shape and weights.
+# Other runtimes beside ours at the same shape and weights, on a machine that does nothing else; those that can't be
+# installed are left out and said to be.
+PEERS ?= ctranslate2 gguf llama-cpp-python onnxruntime-genai openvino
 bench-peers: $(READY)
-	$(BIN)/python -m pip install -q '.[peers]'
+	-for package in $(PEERS); do $(BIN)/python -m pip install -q $$package; done
+	mkdir -p $(BENCHMARKS)
 	$(BIN)/python -m trt_vqgan.benchmarks.peers --json $(BENCHMARKS)/peers.json
-	$(BIN)/python -m trt_vqgan.benchmarks.markdown $(BENCHMARKS)/peers.json $(BENCHMARKS)/peers.md
+	$(BIN)/python -m trt_vqgan.benchmarks.peers.page $(BENCHMARKS)/peers.json $(BENCHMARKS)/peers.md
 
 # Pages and plots of the reports that are there.
 bench-plots: $(READY)

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from trt_vqgan.benchmarks.peers.drawing import start_tokens
+from trt_vqgan.benchmarks.peers.job import Job
 from trt_vqgan.benchmarks.peers.weights import fused_qkv
 from trt_vqgan.extras import import_module
 from trt_vqgan.spec import TransformerSpec
@@ -17,39 +19,19 @@ Int64Array = npt.NDArray[np.int64]
 
 
 class CTranslate2Drawer:
-    """Draws with ``Generator.generate_batch``.
+    """Draws with ``Generator.generate_batch``."""
 
-    Parameters
-    ----------
-    spec, weights : the transformer, by canonical key.
-    folder : where the converted model goes.
-    precision : a compute type, "float32" or "int8".
-    threads : of its pool.
-    never : a code that isn't drawn, which becomes the end token that the package asks for.
-    """
-
-    def __init__(
-        self,
-        spec: TransformerSpec,
-        weights: Mapping[str, Any],
-        folder: Path,
-        *,
-        precision: str,
-        threads: int,
-        never: int,
-    ) -> None:
+    def __init__(self, job: Job) -> None:
         package = import_module("ctranslate2")
-        self.runner, self.precision = f"CTranslate2 {package.__version__}", precision
-        target = folder / f"ctranslate2-{precision}"
-        _convert(spec, weights, target, quantization=None if precision == "float32" else precision, never=never)
+        self.runner = f"CTranslate2 {package.__version__}"
         self._generator: Any = package.Generator(
-            str(target), device="cpu", compute_type=precision, inter_threads=1, intra_threads=threads
+            str(_model(job)), device="cpu", compute_type=job.precision, inter_threads=1, intra_threads=job.threads
         )
 
     def draw(self, batch: int, count: int) -> Int64Array:
         """Return ``count`` codes of each row, int64 (B, count)."""
         results = self._generator.generate_batch(
-            [["0"]] * batch,
+            [[str(token)] for token in start_tokens(batch)],
             max_batch_size=batch,
             max_length=count,
             min_length=count,
@@ -57,6 +39,21 @@ class CTranslate2Drawer:
             include_prompt_in_result=False,
         )
         return np.array([result.sequences_ids[0] for result in results], dtype=np.int64)
+
+
+def prepare(job: Job) -> None:
+    """Write the model in the package's form."""
+    quantization = None if job.precision == "float32" else job.precision
+    _convert(job.transformer, job.weights, _model(job), quantization=quantization, never=job.never)
+
+
+def open_drawer(job: Job) -> CTranslate2Drawer:
+    """Return the package's generator."""
+    return CTranslate2Drawer(job)
+
+
+def _model(job: Job) -> Path:
+    return job.folder / "model"
 
 
 def _convert(

@@ -6,6 +6,7 @@ Its GPT-2 has the tanh form of GELU and keeps the cache in float16, so that code
 from __future__ import annotations
 
 import ctypes
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from trt_vqgan.benchmarks.peers.drawing import SteppingDrawer
+from trt_vqgan.benchmarks.peers.job import Job
 from trt_vqgan.benchmarks.peers.weights import fused_qkv
 from trt_vqgan.extras import import_module
 from trt_vqgan.spec import TransformerSpec
@@ -23,54 +26,26 @@ FloatArray = npt.NDArray[np.float32]
 FILE_TYPES = {"f32": None, "q8_0": 7, "q4_0": 2}
 """llama.cpp's numbers of the types that it quantises a file to."""
 
+NO_REPACK = " no-repack"
+"""Precisions of this end keep the file's layout. By default llama.cpp lays quantised matrices out anew for the
+processor, for AMX too, whose products of q8_0 crash in steps of three rows (0.3.36)."""
+
 
 class LlamaSteps:
-    """Decode steps, a sequence a row.
+    """Decode steps, a sequence a row."""
 
-    Parameters
-    ----------
-    spec, weights : the transformer, by canonical key.
-    folder : where the GGUF files go.
-    precision : one of `FILE_TYPES`.
-    threads : of its pool.
-    batch : most rows.
-    """
-
-    def __init__(
-        self,
-        spec: TransformerSpec,
-        weights: Mapping[str, Any],
-        folder: Path,
-        *,
-        precision: str,
-        threads: int,
-        batch: int,
-    ) -> None:
-        self._package: Any = import_module("llama_cpp")
-        self.version = str(self._package.__version__)
-        self._vocabulary, self._most, self._threads = spec.vocab_size, batch, threads
-        package = self._package
-        self._log = package.llama_log_callback(lambda level, text, data: None)  # or it prints every tensor
-        package.llama_log_set(self._log, ctypes.c_void_p(0))
-        package.llama_backend_init()
-        path = _write(spec, weights, folder / "gpt.gguf")
-        kind = FILE_TYPES[precision]
-        if kind is not None:
-            settings = package.llama_model_quantize_default_params()
-            settings.ftype, settings.nthread = kind, threads
-            target = folder / f"gpt-{precision}.gguf"
-            if package.llama_model_quantize(str(path).encode(), str(target).encode(), ctypes.byref(settings)):
-                raise RuntimeError(f"llama.cpp can't quantise {path} to {precision}")
-            path = target
+    def __init__(self, job: Job) -> None:
+        package = self._package = _package()
+        self._vocabulary, self._most, self._threads = job.transformer.vocab_size, job.batch, job.threads
+        self._positions = job.transformer.max_seq_len
         loading = package.llama_model_default_params()
-        # its AMX buffers crash in steps of three rows of q8_0 (0.3.36)
-        loading.use_extra_bufts = False
+        loading.use_extra_bufts = not job.precision.endswith(NO_REPACK)
+        path = _model(job)
         self._model = package.llama_model_load_from_file(str(path).encode(), loading)
         if not self._model:
             raise RuntimeError(f"llama.cpp can't load {path}")
-        self._positions = spec.max_seq_len
         self._context: Any = None
-        self._batch: Any = package.llama_batch_init(batch, 0, 1)
+        self._batch: Any = package.llama_batch_init(job.batch, 0, 1)
 
     def start(self, prefix: Int64Array) -> None:
         """Begin with an empty cache for as many rows as ``prefix`` (B, 0) has."""
@@ -95,9 +70,50 @@ class LlamaSteps:
         return np.ctypeslib.as_array(found, (len(tokens), self._vocabulary))
 
 
-def _write(spec: TransformerSpec, weights: Mapping[str, Any], path: Path) -> Path:
-    if path.exists():
-        return path
+def prepare(job: Job) -> None:
+    """Write the model as GGUF, in float32 and then quantised."""
+    path = _model(job)
+    kind = FILE_TYPES[_file_type(job)]
+    if kind is None:
+        _write(job.transformer, job.weights, path)
+        return
+    package = _package()
+    whole = job.folder / "whole.gguf"
+    _write(job.transformer, job.weights, whole)
+    settings = package.llama_model_quantize_default_params()
+    settings.ftype, settings.nthread = kind, job.threads
+    if package.llama_model_quantize(str(whole).encode(), str(path).encode(), ctypes.byref(settings)):
+        raise RuntimeError(f"llama.cpp can't quantise {whole} to {_file_type(job)}")
+
+
+def open_drawer(job: Job) -> SteppingDrawer:
+    """Return the steps of the loaded model."""
+    return SteppingDrawer(f"llama-cpp-python {_package().__version__}", LlamaSteps(job))
+
+
+def _model(job: Job) -> Path:
+    return job.folder / "model.gguf"
+
+
+def _file_type(job: Job) -> str:
+    return job.precision.removesuffix(NO_REPACK)
+
+
+@functools.cache
+def _package() -> Any:
+    package: Any = import_module("llama_cpp")
+    package.llama_log_set(_silent(package), ctypes.c_void_p(0))
+    package.llama_backend_init()
+    return package
+
+
+@functools.cache
+def _silent(package: Any) -> Any:
+    """Return a log function that must stay alive; without it each tensor is printed."""
+    return package.llama_log_callback(lambda level, text, data: None)
+
+
+def _write(spec: TransformerSpec, weights: Mapping[str, Any], path: Path) -> None:
     gguf = import_module("gguf")
     writer = gguf.GGUFWriter(str(path), "gpt2")
     writer.add_context_length(spec.max_seq_len)
@@ -136,4 +152,3 @@ def _write(spec: TransformerSpec, weights: Mapping[str, Any], path: Path) -> Pat
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    return path

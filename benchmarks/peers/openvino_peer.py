@@ -1,45 +1,33 @@
-"""OpenVINO: a decode step traced from torch, with keys and values kept as the model's own state."""
+"""OpenVINO: decode steps of the same weights, with keys and values kept as the model's own state."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import nn
-from torch.nn import functional as F
 
-from trt_vqgan.export.gpt_modules import GPT, Block, load_gpt
+from trt_vqgan.benchmarks.peers.drawing import SteppingDrawer
+from trt_vqgan.benchmarks.peers.job import Job
 from trt_vqgan.extras import import_module
-from trt_vqgan.spec import TransformerSpec
 
 Int64Array = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float32]
 
-PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
-
 
 class OpenVinoSteps:
-    """Decode steps.
+    """Decode steps."""
 
-    Parameters
-    ----------
-    spec, weights : the transformer, by canonical key.
-    precision : "float32" or "bfloat16", of the arithmetic.
-    threads : of inference.
-    """
-
-    def __init__(self, spec: TransformerSpec, weights: Mapping[str, Any], *, precision: str, threads: int) -> None:
+    def __init__(self, job: Job) -> None:
         package = import_module("openvino")
         settings = {
-            "INFERENCE_PRECISION_HINT": PRECISIONS[precision],
-            "KV_CACHE_PRECISION": PRECISIONS[precision],
-            "INFERENCE_NUM_THREADS": threads,
+            "INFERENCE_PRECISION_HINT": job.precision,
+            "KV_CACHE_PRECISION": job.precision,
+            "INFERENCE_NUM_THREADS": job.threads,
             "PERFORMANCE_HINT": "LATENCY",
         }
-        compiled = package.Core().compile_model(stateful_step(spec, weights), "CPU", settings)
+        compiled = package.Core().compile_model(str(_model(job)), "CPU", settings)
         self.version = str(package.__version__).partition("-")[0]
         self._request: Any = compiled.create_infer_request()
 
@@ -63,70 +51,19 @@ class OpenVinoSteps:
         return logits
 
 
-def stateful_step(spec: TransformerSpec, weights: Mapping[str, Any]) -> Any:
-    """Return OpenVINO's model of one step: "tokens" (B, 1), "position" (1,) and "rows" (B,) to logits (B, 1, V)."""
+def prepare(job: Job) -> None:
+    """Write the step in OpenVINO's own form, its weights in float32."""
+    from trt_vqgan.benchmarks.peers.openvino_step import stateful_step
+
     package = import_module("openvino")
-    transformations = import_module("openvino._offline_transformations")
-    module = _Step(load_gpt(spec, weights)).eval()
-    size = spec.hidden_size // spec.num_heads
-    past = [torch.zeros(2, spec.num_heads, 3, size) for _ in range(2 * spec.num_layers)]
-    example = (torch.zeros(2, 1, dtype=torch.int64), torch.tensor([3]), torch.arange(2, dtype=torch.int32), *past)
-    shapes = [[-1, 1], [1], [-1], *([-1, spec.num_heads, -1, size] for _ in past)]
-    model = package.convert_model(module, example_input=example, input=shapes)
-    names = ["tokens", "position", "rows", *(f"past.{i}" for i in range(len(past)))]
-    for port, name in zip(model.inputs, names, strict=True):
-        port.get_tensor().set_names({name})
-    for port, name in zip(model.outputs, ["logits", *(f"present.{i}" for i in range(len(past)))], strict=True):
-        port.get_tensor().set_names({name})
-    pairs = {f"past.{i}": f"present.{i}" for i in range(len(past))}
-    transformations.apply_make_stateful_transformation(model, pairs)
-    _begin_empty(model)
-    return model
+    package.save_model(stateful_step(job.transformer, job.weights), str(_model(job)), compress_to_fp16=False)
 
 
-def _begin_empty(model: Any) -> None:
-    """Let each state begin with no position, for as many rows as the tokens have."""
-    ops = import_module("openvino.opset13")
-
-    def one(value: int) -> Any:
-        return ops.constant(np.array([value], dtype=np.int64))
-
-    rows = ops.gather(ops.shape_of(model.input("tokens"), output_type="i64"), one(0), ops.constant(np.int64(0)))
-    for state in model.get_ops():
-        if state.get_type_name() == "ReadValue":
-            shape = state.get_output_partial_shape(0)
-            heads, size = shape[1].get_length(), shape[3].get_length()
-            dimensions = ops.concat([rows, one(heads), one(0), one(size)], axis=0)
-            state.set_arguments([ops.broadcast(ops.constant(np.float32(0)), dimensions)])
-    model.validate_nodes_and_infer_types()
+def open_drawer(job: Job) -> SteppingDrawer:
+    """Return the steps of the compiled model."""
+    steps = OpenVinoSteps(job)
+    return SteppingDrawer(f"OpenVINO {steps.version}", steps)
 
 
-class _Step(nn.Module):
-    """One step, written as OpenVINO's own exporters write it, so that it finds the cache in it."""
-
-    def __init__(self, gpt: GPT) -> None:
-        super().__init__()
-        self.gpt = gpt
-
-    def forward(
-        self, tokens: torch.Tensor, position: torch.Tensor, rows: torch.Tensor, *past: torch.Tensor
-    ) -> tuple[torch.Tensor, ...]:
-        gpt = self.gpt
-        x = gpt.tok_emb(tokens) + gpt.pos_emb[:, position]
-        present = []
-        for index, block in enumerate(gpt.blocks):
-            assert isinstance(block, Block)
-            attention = block.attn
-            normed = block.ln1(x)
-            batch, count, width = normed.shape
-            shape = (batch, count, attention.num_heads, width // attention.num_heads)
-            q, k, v = (
-                part(normed).view(shape).transpose(1, 2) for part in (attention.query, attention.key, attention.value)
-            )
-            k = torch.cat((past[2 * index].index_select(0, rows), k), dim=2)
-            v = torch.cat((past[2 * index + 1].index_select(0, rows), v), dim=2)
-            present += [k, v]
-            mixed = F.scaled_dot_product_attention(q, k, v)
-            x = x + attention.proj(mixed.transpose(1, 2).reshape(batch, count, width))
-            x = x + block.mlp(block.ln2(x))
-        return (gpt.head(gpt.ln_f(x)), *present)
+def _model(job: Job) -> Path:
+    return job.folder / "step.xml"

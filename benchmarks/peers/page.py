@@ -1,0 +1,75 @@
+"""``python -m trt_vqgan.benchmarks.peers.page peers.json peers.md``: the page of a report, generated from its JSON."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from trt_vqgan.atomic_file import write_bytes
+from trt_vqgan.benchmarks.report import Report, read_report
+from trt_vqgan.benchmarks.tables import heading, markdown_table
+from trt_vqgan.errors import TrtVqganError
+
+
+def page(report: Report, *, source: str) -> str:
+    """Return the report as a Markdown page that names the JSON file ``source`` it comes from."""
+    where, versions = heading(report).strip().split("\n")
+    settings = report.settings
+    ran = ", ".join(dict.fromkeys(f"{row.runner} {row.precision}" for row in report.rows))
+    left_out = "".join(f"- {name}: {reason}\n" for name, reason in settings["left_out"].items()) or "- none\n"
+    busiest = max((row.facts["others_busy"] for row in report.rows), default=0.0)
+    return f"""# Other runtimes beside ours
+
+Generated from `{source}` by `make bench-peers`.
+
+- Command: `{report.command}`
+- Commit: {report.commit or "not known"}, {report.started}
+- Machine: {where}
+- Versions: {versions}
+- Measured: {ran}
+
+Left out:
+
+{left_out}
+## How it is measured
+
+- The model is one of [method.md](method.md): random weights, the same for all, 256 codes a picture. Row `i` of a batch
+  begins with token `i`, and the likeliest code is taken each time.
+- Each runtime in each precision has a process of its own, for each batch a new one, and the same number of threads, set
+  as the runtime documents it and in `OMP_NUM_THREADS`. In one process their pools of threads disturb each other.
+- Processes take turns of one picture of each row; who begins changes from round to round. Before each turn there is a
+  pause of {1e3 * settings["pause_s"]:.0f} ms, longer than any pool spins by default, and the turn begins when no
+  process computes any more. While one drew, the others together computed for at most {100 * busiest:.2g} % of the time.
+- Models are converted before, in other processes, and are on disk before the first turn. One round of warming up isn't
+  counted. Times are those of a whole picture by its codes, taken inside the process.
+- `× torch`: median (lowest–highest) over rounds of torch's time over the runtime's; torch is in fp32 in every group.
+- `what this machine reads`: as in method.md, sampled after each round; bytes are those of our own form of the weights.
+- `parity`: share of codes equal torch's. Exact runtimes in fp32 must have 0.9; with fewer bits greedy codes of random
+  weights part at a near tie and stay apart.
+- `native` and `ONNX Runtime` are this package's two ways on a CPU, by the graph that it exports.
+- `onnxruntime-genai` runs a graph written for it, with the operators that its own model builder writes for a CPU, as
+  its model type `decoder`; its 8- and 4-bit weights are quantised as in our exports.
+- llama.cpp's GPT-2 has the tanh form of GELU and a cache in float16. Its quantised weights are laid out anew for the
+  processor, which is its default; with `no-repack` they are not.
+
+## Results
+
+{markdown_table(report.rows)}"""
+
+
+def main(arguments: list[str]) -> int:
+    """Write the page; return the exit status."""
+    if len(arguments) != 2:
+        print("usage: python -m trt_vqgan.benchmarks.peers.page REPORT.json PAGE.md", file=sys.stderr)
+        return 2
+    source, target = Path(arguments[0]), Path(arguments[1])
+    try:
+        write_bytes(target, page(read_report(source), source=source.name).encode())
+    except (TrtVqganError, OSError) as error:
+        print(f"page: error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
