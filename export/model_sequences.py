@@ -91,15 +91,27 @@ def _draw_group(
         drawn = [_draw(row, sampling, random) for row in gpt(tokens)[:, first:, :vocab].unbind(1)]
         return tokens, torch.cat(drawn, dim=1)
     codes = torch.empty(len(conditions), 0, dtype=torch.int64)
-    logits, past = gpt.forward_with_past(conditions, None)
+    shape = spec.transformer.num_heads, first + spec.num_codes, spec.transformer.head_size
+    cache = torch.empty(spec.transformer.num_layers, 2, len(conditions), *shape)
+    logits = _append(gpt, conditions, cache, 0)
     for done in range(spec.num_codes):
-        code = _draw(logits[:, -1, :vocab], sampling, random)
+        code = _draw(logits[:, :vocab], sampling, random)
         codes = torch.cat([codes, code], dim=1)
         on_code(done + 1)
         if done + 1 < spec.num_codes:
-            logits, past = gpt.forward_with_past(code, past)
-            past = [torch.cat(past, dim=-2)]  # one piece, so that a step joins two
+            logits = _append(gpt, code, cache, first + 1 + done)
     return torch.cat([conditions, codes[:, :-1]], dim=1), codes
+
+
+def _append(gpt: GPT, tokens: torch.Tensor, cache: torch.Tensor, start: int) -> torch.Tensor:
+    """Write ``tokens`` (n, T) into ``cache`` (layers, 2, n, H, positions, D); return the last one's logits (n, V)."""
+    end = start + tokens.shape[1]
+    x = gpt.tok_emb(tokens) + gpt.pos_emb[:, start:end]
+    for i, block in enumerate(gpt.blocks):
+        x, present = block(x, cache[i, ..., :start, :] if start else None)
+        cache[i, ..., start:end, :] = present
+    logits: torch.Tensor = gpt.head(gpt.ln_f(x[:, -1]))
+    return logits
 
 
 def _draw(logits: torch.Tensor, sampling: SamplingDefaults, random: torch.Generator) -> torch.Tensor:
