@@ -1,11 +1,13 @@
 """Make the pictures of the README: `python examples/make_readme_pictures.py [NAME …]`, fixed seeds, nothing selected.
 
-`large` needs examples/landscapes and its renderer for the map (NumPy only), and takes some minutes.
+`large` needs examples/landscapes and its renderer for the map (NumPy only), and takes some minutes; `precisions`, of
+docs/precision.md, exports examples/landscapes/states/class, for which it needs torch.
 """
 
 from __future__ import annotations
 
 import argparse
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from trt_vqgan.runtime.images import read_image, write_png
 IMAGES = Path(__file__).resolve().parent.parent / "docs" / "images"
 A_CLASS = 8
 A_MAP = 5
+PRECISIONS = ("fp32", "int8", "int4", "auto")
 LARGE_WORLD = 100200
 """A held-out world: the large picture's map is of a scene that no model has seen."""
 LARGE_SIDE, LARGE_STRETCH = 512, 4
@@ -111,12 +114,33 @@ def large() -> None:
     Image.fromarray(result.images[0]).save(IMAGES / "large.jpg", quality=88)
 
 
+def precisions() -> None:
+    """Write precisions.png: a row a class, of one seed; fp32, int8, int4 and auto from left to right."""
+    run = Path(__file__).resolve().parent / "landscapes" / "states" / "class"
+    classes = 5  # of the sixth, which is none, pictures are of any kind
+    sheet = None
+    with tempfile.TemporaryDirectory() as folder:
+        for column, precision in enumerate(PRECISIONS):
+            bundle = trt_vqgan.export_checkpoint(
+                run, Path(folder) / precision, precision=precision, top_k=200, top_p=0.95
+            )
+            with trt_vqgan.load(bundle, backend="onnxruntime") as pipe:
+                images = pipe.generate(n=classes, class_id=list(range(classes)), seed=0).images
+            if sheet is None:
+                sheet = ContactSheet(classes * len(PRECISIONS), *images.shape[1:3], columns=len(PRECISIONS))
+            for row, image in enumerate(images):
+                sheet.put(row * len(PRECISIONS) + column, image)
+    assert sheet is not None
+    write_png(IMAGES / "precisions.png", sheet.image)
+
+
 PICTURES = {
     "classes": classes,
     "segmentation": segmentation,
     "depth": depth,
     "completions": completions,
     "large": large,
+    "precisions": precisions,
 }
 
 
