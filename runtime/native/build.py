@@ -31,8 +31,9 @@ KEPT_LIBRARIES = 4
 """In the cache folder: of versions that take turns, such as those of several environments."""
 
 _OPTIONS = ("-std=c++17", "-O3", "-fPIC", "-ffp-contract=off", "-fvisibility=hidden", "-Wall", "-Wno-psabi")
-# GCC 12 warns of uninitialised values inside its own header of AVX-512
-_AVX512 = ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni", "-Wno-maybe-uninitialized")
+# GCC 12 warns of uninitialised values inside its own header of AVX-512; Clang has no such warning
+_NO_WARNING = ("-Wno-unknown-warning-option", "-Wno-maybe-uninitialized")
+_AVX512 = ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni", *_NO_WARNING)
 _KERNELS: dict[str, tuple[str, ...]] = {
     "kPlain": (),
     "kAvx2": ("-mavx2", "-mfma", "-mf16c", "-DCPU_AVX2"),
