@@ -8,7 +8,7 @@ namespace {
 
 #if defined(CPU_AVX512)
 constexpr int kMaxQueries = 6, kKeyBlocks = 4, kValueLanes = 4;
-#elif defined(CPU_AVX2)
+#elif defined(CPU_AVX2) || defined(CPU_NEON)
 constexpr int kMaxQueries = 2, kKeyBlocks = 2, kValueLanes = 2;
 #else
 constexpr int kMaxQueries = 1, kKeyBlocks = 2, kValueLanes = 2;

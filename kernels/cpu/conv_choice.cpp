@@ -18,6 +18,8 @@ ConvChoice choose_fp32(const char *name) {
 #if defined(__x86_64__)
     if (same == &kAvx2) return {&conv_tables::kAvx2, &conv_tables::kAvx2, &row_tables::kAvx2};
     return {&conv_tables::kAvx512, &conv_tables::kAvx512, &row_tables::kAvx512};
+#elif defined(__aarch64__)
+    return {&conv_tables::kNeon, &conv_tables::kNeon, &row_tables::kNeon};  // there are no bytes to multiply
 #else
     return {};
 #endif

@@ -8,6 +8,8 @@
 #include <unistd.h>
 
 #include "amx.hpp"
+#elif defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
 #endif
 
 namespace cpu {
@@ -39,6 +41,17 @@ const Kernels *with_tiles() {
 const Kernels *with_tiles() {
     return nullptr;
 }
+#elif defined(__aarch64__)
+bool has_dot_products() {
+#if defined(__linux__)
+    constexpr unsigned long kDotProducts = 1ul << 20;  // HWCAP_ASIMDDP
+    return getauxval(AT_HWCAP) & kDotProducts;
+#elif defined(__APPLE__)
+    return true;
+#else
+    return false;
+#endif
+}
 #endif
 
 }  // namespace
@@ -55,6 +68,9 @@ const Kernels *choose(const char *name) {
         if (const Kernels *tiles = with_tiles()) return tiles;
     if (avx512 && wanted("avx512")) return &kAvx512;
     if (avx2 && wanted("avx2")) return &kAvx2;
+#elif defined(__aarch64__)
+    if (wanted("neondot") && has_dot_products()) return &kNeonDot;
+    if (wanted("neon")) return &kNeon;
 #endif
     return wanted("plain") ? &kPlain : nullptr;
 }

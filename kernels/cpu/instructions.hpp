@@ -5,7 +5,8 @@
 
 namespace cpu {
 
-// "amx", "avx512", "avx2", "plain", or "" for the best that this processor has. Null where it lacks them.
+// "amx", "avx512", "avx2", "neondot", "neon", "plain", or "" for the best that this processor has. Null where it lacks
+// them.
 const Kernels *choose(const char *name);
 
 }  // namespace cpu

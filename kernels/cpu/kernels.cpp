@@ -8,6 +8,10 @@
 #define CPU_NAME "AVX-512 VNNI"
 #elif defined(CPU_AVX2)
 #define CPU_NAME "AVX2"
+#elif defined(CPU_NEON_DOT)
+#define CPU_NAME "NEON with dot products"
+#elif defined(CPU_NEON)
+#define CPU_NAME "NEON"
 #else
 #define CPU_NAME "plain C++"
 #endif

@@ -75,6 +75,8 @@ struct Kernels {
 extern const Kernels kPlain;
 #if defined(__x86_64__)
 extern const Kernels kAvx2, kAvx512;
+#elif defined(__aarch64__)
+extern const Kernels kNeon, kNeonDot;
 #endif
 
 }  // namespace cpu

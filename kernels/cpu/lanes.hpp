@@ -1,8 +1,8 @@
-// Sixteen lanes at once, in the widest registers that the compiler was allowed: AVX-512, AVX2 or whatever plain C++
-// vectors become (SSE2, NEON).
+// Sixteen lanes at once, in the widest registers that the compiler was allowed: AVX-512, AVX2, NEON or whatever plain
+// C++ vectors become (SSE2).
 //
-// Every routine above is written once in these terms. What they compute doesn't depend on the width, but for one thing:
-// plain C++ rounds a product before it is added, the others don't (a fused multiply-add).
+// Every routine above is written once in these terms. What they compute from finite numbers doesn't depend on the
+// width, but for one thing: plain C++ rounds a product before it is added, the others don't (a fused multiply-add).
 #pragma once
 
 #include <cmath>
@@ -32,6 +32,8 @@ inline float half_to_float(uint16_t h) {
 #include "lanes_avx512.hpp"
 #elif defined(CPU_AVX2)
 #include "lanes_avx2.hpp"
+#elif defined(CPU_NEON)
+#include "lanes_neon.hpp"
 #else
 #include "lanes_plain.hpp"
 #endif

@@ -103,6 +103,10 @@ struct Bytes {
 inline Bytes load_codes(const uint8_t *p) {
     return {_mm256_loadu_si256((const __m256i *)p), _mm256_loadu_si256((const __m256i *)(p + 32))};
 }
+constexpr int kByteZero = 128;
+inline Bytes load_bytes(const uint8_t *p) {
+    return load_codes(p);
+}
 inline Bytes low_nibbles(Bytes x) {
     const __m256i m = _mm256_set1_epi8(15);
     return {_mm256_and_si256(x.a, m), _mm256_and_si256(x.b, m)};

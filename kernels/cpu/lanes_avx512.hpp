@@ -89,13 +89,18 @@ using Bytes = __m512i;
 inline Bytes load_codes(const uint8_t *p) {
     return _mm512_loadu_si512(p);
 }
+// The same of a matrix in 8 bits, whose codes may be changed for `dot4`, so that kByteZero stands for 0.
+constexpr int kByteZero = 128;
+inline Bytes load_bytes(const uint8_t *p) {
+    return load_codes(p);
+}
 inline Bytes low_nibbles(Bytes b) {
     return _mm512_and_si512(b, _mm512_set1_epi8(15));
 }
 inline Bytes high_nibbles(Bytes b) {
     return _mm512_and_si512(_mm512_srli_epi16(b, 4), _mm512_set1_epi8(15));
 }
-// Each lane: acc + the product of its four unsigned bytes with the four signed bytes of x.
+// Each lane: acc + the product of its four bytes with those of x, which are -127 ... 127.
 inline I16 dot4(I16 acc, Bytes codes, const int8_t *x) {
     int32_t four;
     memcpy(&four, x, 4);

@@ -93,6 +93,10 @@ inline Bytes load_codes(const uint8_t *p) {
     memcpy(&x, p, sizeof x);
     return x;
 }
+constexpr int kByteZero = 128;
+inline Bytes load_bytes(const uint8_t *p) {
+    return load_codes(p);
+}
 inline Bytes low_nibbles(Bytes x) {
     for (int i = 0; i < 64; i++) x.b[i] &= 15;
     return x;

@@ -12,7 +12,7 @@ constexpr int kMaxCodeRows = 8;  // each with accumulators of integers too
 #elif defined(CPU_AVX2)
 constexpr int kMaxRows = 3, kMaxCodeRows = 3;
 #else
-constexpr int kMaxRows = 2, kMaxCodeRows = 2;
+constexpr int kMaxRows = 2, kMaxCodeRows = 2;  // of NEON's 32 registers 16, and 8 for the weights
 #endif
 
 constexpr int kDepth = 256;  // inputs of a panel (32 KiB of floats) that stay in the first cache level for many rows
@@ -44,7 +44,7 @@ void product_fp32(const float *x, size_t stride, const float *w, int count, size
 template <int R, int Bits>
 void product_codes(const int8_t *q, size_t q_stride, const float *scales, const int32_t *sums, size_t block_stride,
                    const uint8_t *w, int blocks, int block, size_t ahead, float *tile) {
-    constexpr int kZero = Bits == 8 ? 128 : 8;
+    constexpr int kZero = Bits == 8 ? kByteZero : 8;
     F16 total[R][2];
     for (int r = 0; r < R; r++)
         for (int h = 0; h < 2; h++) total[r][h] = load(tile + r * kPanel + h * kLanes);
@@ -57,13 +57,14 @@ void product_codes(const int8_t *q, size_t q_stride, const float *scales, const 
         for (int k = 0; k < block; k += 4, w += 128) {
             prefetch_far(w + ahead);
             prefetch_far(w + ahead + 64);
-            const Bytes c0 = load_codes(w), c1 = load_codes(w + 64);
             if (Bits == 8) {
+                const Bytes c0 = load_bytes(w), c1 = load_bytes(w + 64);
                 for (int r = 0; r < R; r++) {
                     sum[r][0] = dot4(sum[r][0], c0, x + r * q_stride + k);
                     sum[r][1] = dot4(sum[r][1], c1, x + r * q_stride + k);
                 }
             } else {
+                const Bytes c0 = load_codes(w), c1 = load_codes(w + 64);
                 const Bytes l0 = low_nibbles(c0), l1 = low_nibbles(c1), h0 = high_nibbles(c0), h1 = high_nibbles(c1);
                 for (int r = 0; r < R; r++) {
                     sum[r][0] = dot4(sum[r][0], l0, x + r * q_stride + k);

@@ -34,13 +34,24 @@ _OPTIONS = ("-std=c++17", "-O3", "-fPIC", "-ffp-contract=off", "-fvisibility=hid
 # GCC 12 warns of uninitialised values inside its own header of AVX-512; Clang has no such warning
 _NO_WARNING = ("-Wno-unknown-warning-option", "-Wno-maybe-uninitialized")
 _AVX512 = ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni", *_NO_WARNING)
-_KERNELS: dict[str, tuple[str, ...]] = {
-    "kPlain": (),
-    "kAvx2": ("-mavx2", "-mfma", "-mf16c", "-DCPU_AVX2"),
-    "kAvx512": (*_AVX512, "-DCPU_AVX512"),
-}
-_AMX = ("-mamx-tile", "-mamx-int8", "-mamx-bf16", "-mavx512bf16")  # GCC 11, Clang 12
 _OF_EACH_SET = ("kernels", "conv_fp32", "sampler")
+_Tables = dict[str, tuple[tuple[str, ...], tuple[str, ...]]]
+_PLAIN: _Tables = {"kPlain": ((), _OF_EACH_SET)}
+# each set's options, and the sources that gain by it: on ARM the sampler's plain C++ becomes NEON without being told
+_X86: _Tables = {
+    **_PLAIN,
+    "kAvx2": (("-mavx2", "-mfma", "-mf16c", "-DCPU_AVX2"), _OF_EACH_SET),
+    "kAvx512": ((*_AVX512, "-DCPU_AVX512"), _OF_EACH_SET),
+}
+_ARM: _Tables = {
+    **_PLAIN,
+    "kNeon": (("-DCPU_NEON",), ("kernels", "conv_fp32")),
+    "kNeonDot": (("-march=armv8.2-a+dotprod", "-DCPU_NEON", "-DCPU_NEON_DOT"), ("kernels",)),
+}
+# without these GCC 12 stores sums in every round of a loop, beside keeping them in registers; Clang lacks the second
+_SUMS_IN_REGISTERS = ("-fno-tree-vectorize", "-fno-tree-loop-ivcanon")
+_MACHINES = {"x86_64": _X86, "AMD64": _X86, "aarch64": _ARM, "arm64": _ARM, "ARM64": _ARM}
+_AMX = ("-mamx-tile", "-mamx-int8", "-mamx-bf16", "-mavx512bf16")  # GCC 11, Clang 12
 _OTHERS = (
     *("conv_choice", "conv_packing", "instructions", "library", "network", "network_library"),
     *("packing", "sampler_library", "thread_pool", "transformer"),
@@ -99,7 +110,7 @@ def find_compiler() -> str | None:
 
 def library_name() -> str:
     """Return the name of the library of these sources, options and machine."""
-    options = (_OPTIONS, _KERNELS, _AMX, _OF_EACH_SET, _OTHERS, platform.machine(), sys.platform)
+    options = (_OPTIONS, _X86, _ARM, _SUMS_IN_REGISTERS, _AMX, _OTHERS, platform.machine(), sys.platform)
     version = source_hash(SOURCES, (".cpp", ".hpp"), options=options)
     return f"transformer-{version}.so"
 
@@ -118,18 +129,26 @@ def _built_at(path: Path) -> float:
         return 0.0
 
 
-def _compile(compiler: str, folder: Path, say: Say | None) -> Path:
-    wide = platform.machine() in ("x86_64", "AMD64")
-    tables = _KERNELS if wide else {"kPlain": ()}
+def compile_objects(compiler: str, folder: Path, *, machine: str, say: Say | None = None) -> list[Path]:
+    """Return the library's objects for a ``machine`` (as `platform.machine` names it), compiled inside ``folder``.
+
+    Raises
+    ------
+    BackendUnavailableError : ``compiler`` can't compile them.
+    """
+    tables = _MACHINES.get(machine, _PLAIN)
+    if tables is _ARM and _knows(compiler, _SUMS_IN_REGISTERS):
+        own = {name: ((*_SUMS_IN_REGISTERS, *options), sources) for name, (options, sources) in tables.items()}
+        tables = {**own, **_PLAIN}  # whose loops are for the compiler to make vectors of
     objects = [
         (f"{source}-{name}.o", f"{source}.cpp", (*options, f"-DCPU_TABLE={name}"))
-        for name, options in tables.items()
-        for source in _OF_EACH_SET
+        for name, (options, sources) in tables.items()
+        for source in sources
     ]
-    tiles = wide and sys.platform == "linux" and _knows(compiler, _AMX)
+    tiles = tables is _X86 and sys.platform == "linux" and _knows(compiler, _AMX)
     objects += [(f"{name}.o", f"{name}.cpp", ("-DCPU_AMX",) if tiles else ()) for name in _OTHERS]
     if tiles:
-        objects += [(f"{name}.o", f"{name}.cpp", (*_KERNELS["kAvx512"], *_AMX)) for name in ("amx", "conv_amx")]
+        objects += [(f"{name}.o", f"{name}.cpp", (*_X86["kAvx512"][0], *_AMX)) for name in ("amx", "conv_amx")]
     commands = [
         [compiler, *_OPTIONS, *options, "-c", str(SOURCES / source), "-o", str(folder / target)]
         for target, source, options in objects
@@ -140,8 +159,13 @@ def _compile(compiler: str, folder: Path, say: Say | None) -> Path:
         slow_line=f"trt-vqgan: compiling the CPU kernels with {compiler}, once; this takes some seconds …",
         say=say,
     )
+    return [folder / target for target, _, _ in objects]
+
+
+def _compile(compiler: str, folder: Path, say: Say | None) -> Path:
+    objects = compile_objects(compiler, folder, machine=platform.machine(), say=say)
     library = folder / library_name()
-    _run([compiler, "-shared", "-pthread", *(str(folder / target) for target, _, _ in objects), "-o", str(library)])
+    _run([compiler, "-shared", "-pthread", *map(str, objects), "-o", str(library)])
     return library
 
 

@@ -40,7 +40,7 @@ class NativeEngine:
     spec : the transformer's sizes.
     threads : threads that work on a run, the caller's included.
     library : the shared library; by default the one of this machine, compiled if need be.
-    instructions : "amx", "avx512", "avx2" or "plain"; by default the best that the processor has.
+    instructions : "amx", "avx512", "avx2", "neondot", "neon" or "plain"; by default the best that the processor has.
 
     Raises
     ------

@@ -43,8 +43,8 @@ class NativeSampler:
     Parameters
     ----------
     library : the shared library of `trt_vqgan.runtime.native.build`.
-    instructions : "amx", "avx512", "avx2" or "plain"; by default the best that the processor has. The codes are the
-        same.
+    instructions : "amx", "avx512", "avx2", "neondot", "neon" or "plain"; by default the best that the processor has.
+        The codes are the same.
 
     Raises
     ------

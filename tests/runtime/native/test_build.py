@@ -122,6 +122,23 @@ def test_a_compiler_without_tiles_builds_the_rest(cache: Path, tools: Path) -> N
         assert any("instructions.cpp" in call and "-DCPU_AMX" in call for call in calls)
 
 
+@pytest.mark.parametrize("status", [0, 1])
+def test_arm_has_its_own_kernels(
+    cache: Path, tools: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    """Two sets beside plain C++; an option that only GCC knows is left out where the compiler doesn't."""
+    fake_compiler(tools, f'[ "$out" = /dev/null ] && exit {status}; echo object > "$out"')
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    build.built_library()
+    calls = (tools / "log").read_text().splitlines()
+    neon = [call for call in calls if "-DCPU_NEON" in call]
+    assert ["-DCPU_TABLE=kNeonDot" in call for call in neon].count(True) == 1
+    assert all(("-DCPU_NEON_DOT" in call) == ("+dotprod" in call) == ("kNeonDot" in call) for call in neon)
+    assert {"-fno-tree-vectorize" in call for call in neon} == {status == 0}
+    assert len([call for call in calls if "-DCPU_TABLE=kPlain" in call and "-fno-tree-vectorize" not in call]) == 3
+    assert not any("-mavx" in call or "-DCPU_AMX" in call for call in calls)
+
+
 def test_a_folder_that_can_not_be_written(tools: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_compiler(tools, 'echo library > "$out"')
     (tmp_path / "file").write_text("")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import platform
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +24,8 @@ from trt_vqgan.spec import TransformerSpec
 if find_compiler() is None and find_library() is None:
     pytest.skip("no C++ compiler on this machine", allow_module_level=True)
 
-INSTRUCTIONS = ("amx", "avx512", "avx2", "plain")
+ON_ARM = platform.machine() in ("aarch64", "arm64")
+INSTRUCTIONS = ("neondot", "neon", "plain") if ON_ARM else ("amx", "avx512", "avx2", "plain")
 SIZES = [
     {},
     {"num_heads": 1, "hidden_size": 104},  # head size 104
@@ -162,10 +164,10 @@ def test_small_and_large_runs_alternate(folder: Path, model: SmallModel) -> None
         np.testing.assert_array_equal(all_rows(engine, tokens), wanted)
 
 
-@pytest.mark.parametrize("name", ["avx512", "amx"])
+@pytest.mark.parametrize("name", INSTRUCTIONS[:-2])
 def test_wide_registers_do_not_change_a_bit(folder: Path, model: SmallModel, name: str) -> None:
     tokens = random_tokens(model.spec, 3, 70)
-    found = [all_rows(open_native(folder, model, instructions=each), tokens) for each in ("avx2", name)]
+    found = [all_rows(open_native(folder, model, instructions=each), tokens) for each in (INSTRUCTIONS[-2], name)]
     np.testing.assert_array_equal(found[0], found[1])
 
 
