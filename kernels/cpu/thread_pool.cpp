@@ -1,5 +1,6 @@
 #include "thread_pool.hpp"
 
+#include <algorithm>
 #include <chrono>
 
 namespace cpu {
@@ -8,9 +9,19 @@ namespace {
 
 // A sleeper's way back costs about 50 microseconds, and milliseconds where other programs want the processor. So inside
 // a run, which ends soon, threads wait awake for longer than any phase takes: on a busy machine a step then took 2.7 ms
-// where with 0.2 ms it took 4.6. Never by yielding, which hands the processor over for milliseconds each time.
+// where with 0.2 ms it took 4.6. Never by yielding, which hands the processor over for milliseconds each time. But once
+// a run has stalled, the awaited thread may need the very processor of the one that waits: with both on one, a step of
+// 63 phases took 64 ms.
 constexpr int kAwakeInRunUs = 1000;
+constexpr int kAwakeStalledUs = 10;
 constexpr int kAwakeBetweenRunsUs = 200;  // a sampler draws a code meanwhile
+
+constexpr int64_t kStallNs = 500'000;  // longer than threads of one phase lie apart by themselves; a time slice is 3 ms
+constexpr int64_t kShortestPeriodNs = 8'000'000, kLongestPeriodNs = 512'000'000;
+
+int64_t now_ns() {
+    return std::chrono::nanoseconds(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
 
 inline void pause() {
 #if defined(__x86_64__)
@@ -46,32 +57,51 @@ void Signal::wait_beyond(uint32_t value, int awake_us) {
     sleepers_.fetch_sub(1);
 }
 
-ThreadPool::ThreadPool(int threads) : threads_(threads), places_(new Place[threads]) {
+ThreadPool::ThreadPool(int threads)
+    : threads_(threads), places_(new Place[threads]), allowed_(threads), period_ns_(kShortestPeriodNs) {
     for (int t = 1; t < threads; t++) workers_.emplace_back([this, t] { worker(t); });
 }
 
 ThreadPool::~ThreadPool() {
     closing_ = true;
-    started_.raise();
+    for (int t = 1; t < threads_; t++) places_[t].started.raise();
     for (auto &thread : workers_) thread.join();
 }
 
 void ThreadPool::run(Work work, void *argument, bool alone) {
     work_ = work;
     argument_ = argument;
-    active_ = alone ? 1 : threads_;
-    for (int t = 0; t < threads_; t++) {
+    waited_ns_ = 0;
+    stalled_ = false;
+    began_ns_ = now_ns();
+    if (began_ns_ >= period_end_ns_) {
+        allowed_ = std::min(allowed_ + 1, threads_);
+        period_ns_ = std::max(period_ns_ / 2, kShortestPeriodNs);
+        period_end_ns_ = began_ns_ + period_ns_;
+    }
+    active_ = alone ? 1 : allowed_;
+    for (int t = 0; t < active_; t++) {
         places_[t].phase = 0;
         places_[t].taken[0].store(0);
     }
-    if (active_ > 1) started_.raise();
+    for (int t = 1; t < active_; t++) places_[t].started.raise();
     work(argument, 0);
     finish_phase(0);  // all have returned
+    if (!stalled_) return;
+    const int64_t ended_ns = now_ns();
+    if (!waited_much(ended_ns - began_ns_)) return;
+    allowed_ = active_ - 1;
+    period_ns_ = std::min(4 * period_ns_, kLongestPeriodNs);
+    period_end_ns_ = ended_ns + period_ns_;
+}
+
+bool ThreadPool::waited_much(int64_t elapsed_ns) const {
+    return 4 * waited_ns_ > active_ * elapsed_ns;
 }
 
 void ThreadPool::worker(int thread) {
     for (uint32_t seen = 0;; seen++) {
-        started_.wait_beyond(seen, kAwakeBetweenRunsUs);
+        places_[thread].started.wait_beyond(seen, kAwakeBetweenRunsUs);
         if (closing_) return;
         work_(argument_, thread);
         finish_phase(thread);
@@ -99,12 +129,18 @@ void ThreadPool::finish_phase(int thread) {
     place.taken[place.phase & 1].store(0, std::memory_order_relaxed);
     if (active == 1) return;
     const uint32_t before = phase_done_.value();
-    if (arrived_.fetch_add(1) + 1 == active) {
-        arrived_.store(0);
-        phase_done_.raise();
-    } else {
-        phase_done_.wait_beyond(before, kAwakeInRunUs);
+    const int awake_us = stalled_ ? kAwakeStalledUs : kAwakeInRunUs;
+    const int64_t elapsed_ns = now_ns() - began_ns_;
+    arrivals_ns_.fetch_add(elapsed_ns, std::memory_order_relaxed);
+    if (arrived_.fetch_add(1) + 1 < active) {
+        phase_done_.wait_beyond(before, awake_us);
+        return;
     }
+    arrived_.store(0);
+    const int64_t waited_ns = active * elapsed_ns - arrivals_ns_.exchange(0);
+    waited_ns_ += waited_ns;
+    if (waited_ns > (active - 1) * kStallNs && waited_much(elapsed_ns)) stalled_ = true;
+    phase_done_.raise();
 }
 
 }  // namespace cpu

@@ -1,0 +1,64 @@
+"""The CPU kernels' threads by themselves: a C++ program (thread_pool_check.cpp) that does nothing but phases."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from trt_vqgan.runtime.native.build import SOURCES, find_compiler
+
+if find_compiler() is None:
+    pytest.skip("no C++ compiler on this machine", allow_module_level=True)
+
+PROGRAM = Path(__file__).resolve().parent / "thread_pool_check.cpp"
+ONE_PROCESSOR_SECONDS = 0.3
+"""Processor time of 2000 phases of two threads on one processor. Measured: 0.002; 2.0 where they wait awake for each
+other in every phase."""
+
+
+def compiled(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """Compile the program as ``folder``/check."""
+    command = [str(find_compiler()), "-std=c++17", "-g", "-Wall", "-pthread", *options, "-I", str(SOURCES)]
+    command += [str(PROGRAM), str(SOURCES / "thread_pool.cpp"), "-o", str(folder / "check")]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def runs_sanitized(folder: Path, options: Sequence[str]) -> bool:
+    """Whether an empty program with these options compiles and ends well."""
+    source, program = folder / "empty.cpp", folder / "empty"
+    source.write_text("int main() {}")
+    built = subprocess.run([str(find_compiler()), *options, source, "-o", program], capture_output=True, check=False)
+    return not built.returncode and not subprocess.run([program], capture_output=True, check=False).returncode
+
+
+def test_any_number_of_threads_under_the_thread_sanitizer(tmp_path: Path) -> None:
+    """Every piece is done once, after all of the phase before: also by more threads than there are processors."""
+    options = ("-O1", "-fsanitize=thread")
+    if not runs_sanitized(tmp_path, options):
+        pytest.skip("no thread sanitizer on this machine")
+    built = compiled(tmp_path, *options)
+    assert built.returncode == 0, built.stderr
+    done = subprocess.run([tmp_path / "check", "hammer"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr[:4000]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no processor affinity on this system")
+def test_threads_that_share_a_processor_dont_wait_awake_for_each_other(tmp_path: Path) -> None:
+    """One goes on alone, and later both try again. Counts processor time, which other programs don't lengthen."""
+    built = compiled(tmp_path, "-O2")
+    assert built.returncode == 0, built.stderr
+    processor = min(os.sched_getaffinity(0))
+    done = subprocess.run(
+        [tmp_path / "check", "share"],
+        preexec_fn=lambda: os.sched_setaffinity(0, {processor}),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert float(done.stdout) < ONE_PROCESSOR_SECONDS
