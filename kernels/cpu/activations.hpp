@@ -7,11 +7,11 @@
 
 namespace {
 
-// exp(x) for x <= 0: within 2 units in the last place down to -87, 0 below.
-inline F16 exponential(F16 x) {
-    const I16 n = to_int(mul(larger(x, splat(-126.0f)), splat(1.44269504f)));
+// exp(x) for |x| <= 87, within 2 units in the last place.
+inline F16 exponential_within(F16 x) {
+    const I16 n = to_int(mul(x, splat(1.44269504f)));
     const F16 whole = to_float(n);
-    F16 r = fma(whole, splat(-0.693359375f), larger(x, splat(-126.0f)));  // ln 2 in two parts
+    F16 r = fma(whole, splat(-0.693359375f), x);  // ln 2 in two parts
     r = fma(whole, splat(2.12194440e-4f), r);
     F16 p = splat(0.0013956119f);
     p = fma(p, r, splat(0.0083751706f));
@@ -20,7 +20,12 @@ inline F16 exponential(F16 x) {
     p = fma(p, r, splat(0.5f));
     p = fma(p, r, splat(1.0f));
     p = fma(p, r, splat(1.0f));
-    return where_below(x, splat(-87.0f), splat(0.0f), times_power_of_two(p, n));
+    return times_power_of_two(p, n);
+}
+
+// exp(x) for x <= 0: within 2 units in the last place down to -87, 0 below.
+inline F16 exponential(F16 x) {
+    return where_below(x, splat(-87.0f), splat(0.0f), exponential_within(larger(x, splat(-87.0f))));
 }
 
 // x (1 + erf(x / sqrt 2)) / 2: erf below 1 as z times a polynomial in z^2 (error 1.2e-9), beyond as 1 - exp(polynomial)

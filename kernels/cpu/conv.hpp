@@ -43,6 +43,35 @@ struct ConvTask {
     size_t out_block_stride, out_row_stride, out_pixel_stride;  // floats
 };
 
+// Winograd's tiles, which lie row by row in what a strip covers: inputs as planes (block, tile, 16), outputs from
+// planes of products (vector, tile, 16).
+struct InputTiles {
+    const float *strip;
+    int blocks;
+    size_t block_stride, row_stride;  // of the strip, floats
+    int tile_rows, tile_columns;
+    float *out;
+    size_t plane;  // floats from one plane to the next
+};
+
+struct OutputTiles {
+    const float *products;
+    size_t plane;
+    int vectors, tile_rows, tile_columns;
+    const float *bias;
+    int rows, columns;  // of the outputs; tiles beyond them are cut
+    float *out;
+    const float *add;  // laid out as `out`; may be `out`; null for none
+    size_t out_block_stride, out_row_stride;
+};
+
+enum TileForm { kFour, kTwo, kHalved, kDoubled };  // told in winograd.hpp
+
+struct TileTransforms {
+    void (*inputs)(const InputTiles &);
+    void (*outputs)(const OutputTiles &);
+};
+
 // A block of 16 channels over one row's cell: of each channel mean, remainder of the mean, and sum of squares about it.
 struct MomentsTask {
     const float *x;
@@ -64,7 +93,8 @@ struct ConvKernels {
     int depth;  // channels that lie side by side in a strip: 16 floats or 32 bfloat16
     void (*fill)(const FillTask &);
     void (*conv)(const ConvTask &);
-    void (*begin)(), (*end)();  // of a thread's work
+    void (*begin)(), (*end)();    // of a thread's work
+    const TileTransforms *tiles;  // of each form; null where Winograd's aren't computed
 };
 
 struct RowKernels {

@@ -114,6 +114,6 @@ void conv(const cpu::ConvTask &t) {
 
 namespace cpu {
 
-const ConvKernels conv_tables::kAmx = {"AMX bf16", kDepth, fill<Bf16, Fast>, conv, set_tiles, release_tiles};
+const ConvKernels conv_tables::kAmx = {"AMX bf16", kDepth, fill<Bf16, Fast>, conv, set_tiles, release_tiles, nullptr};
 
 }  // namespace cpu

@@ -1,6 +1,7 @@
 // Convolutions in float32. Compiled once for each instruction set, with CPU_TABLE as the name of its tables.
 #include "conv.hpp"
 #include "strips.hpp"
+#include "winograd.hpp"
 
 namespace {
 
@@ -94,7 +95,8 @@ void nothing() {}
 
 namespace cpu {
 
-const ConvKernels conv_tables::CPU_TABLE = {CPU_NAME, kLanes, fill<Floats, Accurate>, conv, nothing, nothing};
+const ConvKernels conv_tables::CPU_TABLE = {CPU_NAME, kLanes,  fill<Floats, Accurate>, conv,
+                                            nothing,  nothing, kTileTransforms};
 const RowKernels row_tables::CPU_TABLE = {moments, softmax};
 
 }  // namespace cpu

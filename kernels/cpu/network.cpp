@@ -10,14 +10,21 @@ namespace {
 
 constexpr int kGroups = 32;
 constexpr double kEpsilon = 1e-6;
-constexpr size_t kStripBytes = 512 << 10;  // stays in the second cache level beside a panel of weights
-constexpr size_t kSlackBytes = 8 << 10;    // tiles of 16 pixels read beyond a strip's end
-constexpr size_t kKeptBytes = 128 << 20;   // of the arena between runs
+constexpr size_t kStripBytes = 512 << 10;        // stays in the second cache level beside a panel of weights
+constexpr size_t kTransformedBytes = 640 << 10;  // of a strip in Winograd's form, likewise
+constexpr int kMostTiles = 64;
+constexpr size_t kSlackBytes = 8 << 10;   // tiles of 16 pixels read beyond a strip's end
+constexpr size_t kKeptBytes = 128 << 20;  // of the arena between runs
 constexpr int kTasksAThread = 4;
 constexpr int kQueries = 28;
 
 int ceil_div(int a, int b) {
     return (a + b - 1) / b;
+}
+
+// Of tiles in Winograd's form. A line more, so that not all planes begin in the same place of the first cache level.
+size_t plane_floats(int blocks, int tiles) {
+    return (size_t(blocks) * tiles + 1) * kBlock;
 }
 
 // Places in the arena: the lowest gap that is large enough.
@@ -58,7 +65,7 @@ Network::Network(int threads, const ConvKernels &convs, const ConvKernels &float
 
 bool Network::add_conv(const ConvSizes &sizes, const float *weights, const float *bias) {
     layers_.emplace_back();
-    return pack_conv(sizes, weights, bias, convs_.depth, layers_.back());
+    return pack_conv(sizes, weights, bias, convs_, pool_, layers_.back());
 }
 
 void Network::add_norm(int channels, const float *weight, const float *bias) {
@@ -70,12 +77,22 @@ void Network::add_norm(int channels, const float *weight, const float *bias) {
 Network::Tiling Network::tiling(const Conv &conv, int height, int width) const {
     const int step = conv.sizes.mode == kHalve ? 2 : 1, border = conv.sizes.side == 3 ? 2 : 0;
     const size_t pixel = size_t(conv.blocks) * convs_.depth * conv.element;
-    const int pixels = int(kStripBytes / pixel) / (step * step);
     Tiling t{};
-    t.columns = 16;
-    while (t.columns * t.columns < pixels) t.columns *= 2;
-    if (2 * width <= 3 * t.columns) t.columns = width;
-    t.rows = std::max(1, int(kStripBytes / pixel) / (step * t.columns + border) / step - border);
+    if (conv.tiles) {
+        const int side = conv.tiles->step;
+        const int most = std::max(4, std::min(kMostTiles, int(kTransformedBytes / (conv.tiles->planes() * pixel))));
+        int columns = 2;
+        while (columns * columns < most) columns *= 2;
+        if (2 * width <= 3 * columns * side) columns = ceil_div(width, side);
+        t.columns = columns * side;
+        t.rows = std::min(ceil_div(height, side), std::max(1, most / columns)) * side;
+    } else {
+        const int pixels = int(kStripBytes / pixel) / (step * step);
+        t.columns = 16;
+        while (t.columns * t.columns < pixels) t.columns *= 2;
+        if (2 * width <= 3 * t.columns) t.columns = width;
+        t.rows = std::max(1, int(kStripBytes / pixel) / (step * t.columns + border) / step - border);
+    }
     t.row_tiles = ceil_div(height, t.rows);
     t.column_tiles = ceil_div(width, t.columns);
     const int tiles = t.row_tiles * t.column_tiles;
@@ -117,6 +134,11 @@ Network::Plan Network::plan(int channels, int height, int width) const {
             const int step = mode == kHalve ? 2 : 1, border = conv.sizes.side == 3 ? 2 : 0;
             const size_t pixels = size_t(t.rows * step + border) * (t.columns * step + border);
             p.strip_bytes = std::max(p.strip_bytes, pixels * conv.blocks * convs_.depth * conv.element + kSlackBytes);
+            if (conv.tiles) {
+                const int side = conv.tiles->step, count = t.rows / side * (t.columns / side);
+                p.transformed = std::max(p.transformed, conv.tiles->planes() * plane_floats(conv.blocks, count));
+                p.products = std::max(p.products, conv.tiles->planes() * plane_floats(2, count));
+            }
         } else {
             if (s.kind == kShrink) out.height /= 2, out.width /= 2;
             if (s.kind == kRepeat) out.height *= 2, out.width *= 2;
@@ -137,7 +159,7 @@ Network::Plan Network::plan(int channels, int height, int width) const {
     for (size_t i = 0; i < count; i++) {
         const Step &s = steps_[i];
         Value &out = p.values[s.out];
-        if (s.add >= 0 && p.values[s.add].last_use == int(i)) {  // in its place
+        if (s.add >= 0 && s.add != s.in && p.values[s.add].last_use == int(i)) {  // in its place
             Value &added = p.values[s.add];
             out.at = added.at;
             out.moments_at = gaps.take(out.moment_floats());
@@ -169,7 +191,8 @@ Network::Plan Network::plan(int channels, int height, int width) const {
 
 size_t Network::run_bytes(int channels, int height, int width) {
     const Plan p = plan(channels, height, width);
-    return p.floats * sizeof(float) + threads_ * (p.strip_bytes + p.scores * sizeof(float));
+    return p.floats * sizeof(float) +
+           threads_ * (p.strip_bytes + (p.transformed + p.products + p.scores) * sizeof(float));
 }
 
 bool Network::run(const float *in, int channels, int height, int width, float *out) {
@@ -177,7 +200,9 @@ bool Network::run(const float *in, int channels, int height, int width, float *o
     plan_ = plan(channels, height, width);
     bool enough = arena_.reserve(plan_.floats * sizeof(float));
     for (Own &own : own_) {
-        enough = enough && own.strip.reserve(plan_.strip_bytes) && own.scores.reserve(plan_.scores * sizeof(float));
+        enough = enough && own.strip.reserve(plan_.strip_bytes) && own.scores.reserve(plan_.scores * sizeof(float)) &&
+                 own.transformed.reserve(plan_.transformed * sizeof(float)) &&
+                 own.products.reserve(plan_.products * sizeof(float));
         for (auto *v : {&own.center, &own.scale, &own.shift}) v->assign(plan_.channels, 0.0f);
     }
     if (!enough) return false;
@@ -298,12 +323,16 @@ void Network::convolve(int thread, const Step &step, const Tiling &t) {
     for (int i; (i = pool_.take(thread, tiles * t.groups)) >= 0;) {
         const int tile = i / t.groups, group = i % t.groups;
         const int row_tile = tile / t.column_tiles, column_tile = tile % t.column_tiles;
-        const int y0 = int(int64_t(height) * row_tile / t.row_tiles), x0 = column_tile * t.columns;
-        const int rows = int(int64_t(height) * (row_tile + 1) / t.row_tiles) - y0;
+        // in whole tiles of Winograd's form, else of nearly equal height
+        const int y0 = conv.tiles ? row_tile * t.rows : int(int64_t(height) * row_tile / t.row_tiles);
+        const int y1 = conv.tiles ? y0 + t.rows : int(int64_t(height) * (row_tile + 1) / t.row_tiles);
+        const int x0 = column_tile * t.columns, rows = std::min(y1, height) - y0;
         const int columns = std::min(t.columns, width - x0);
         const int before = mode == kHalve ? 0 : border, after = border;
-        const int strip_rows = mode == kHalve ? 2 * rows + 1 : rows + before + after;
-        const int strip_columns = mode == kHalve ? 2 * columns + 1 : columns + before + after;
+        const int whole = conv.tiles ? conv.tiles->step : 1;
+        const int covered_rows = ceil_div(rows, whole) * whole, covered_columns = ceil_div(columns, whole) * whole;
+        const int strip_rows = mode == kHalve ? 2 * covered_rows + 1 : covered_rows + before + after;
+        const int strip_columns = mode == kHalve ? 2 * covered_columns + 1 : covered_columns + before + after;
         const size_t block_stride = size_t(strip_rows) * strip_columns * convs_.depth;
         if (own.tile != tile) {
             const bool normed = step.norm >= 0;
@@ -311,10 +340,18 @@ void Network::convolve(int thread, const Step &step, const Tiling &t) {
                          strip_rows, strip_columns, block_stride, normed ? own.center.data() : nullptr,
                          own.scale.data(), own.shift.data(), step.swish != 0, own.strip.data()});
             own.tile = tile;
+            if (conv.tiles)
+                convs_.tiles[conv.tiles->form].inputs(
+                    {(const float *)own.strip.data(), conv.blocks, block_stride, size_t(strip_columns) * kBlock,
+                     covered_rows / whole, covered_columns / whole, (float *)own.transformed.data(),
+                     plane_floats(conv.blocks, covered_rows / whole * (covered_columns / whole))});
         }
         const int last = conv.panels() * (group + 1) / t.groups;
         for (int panel = conv.panels() * group / t.groups; panel < last; panel++) {
-            convolve_panel(step, panel, own.strip.data(), strip_columns, block_stride, y0, x0, rows, columns);
+            if (conv.tiles)
+                multiply_tiles(own, step, panel, y0, x0, rows, columns);
+            else
+                convolve_panel(step, panel, own.strip.data(), strip_columns, block_stride, y0, x0, rows, columns);
             if (!out.normalised) continue;
             const int twice = mode == kDouble ? 2 : 1;
             for (int y = twice * y0; y < twice * (y0 + rows); y++)
@@ -359,6 +396,39 @@ void Network::convolve_panel(const Step &step, int panel, const void *strip, int
         task.out_pixel_stride = size_t(twice) * kBlock;
         convs_.conv(task);
     }
+}
+
+// The products of each plane are a convolution of 1x1 over the tiles.
+void Network::multiply_tiles(Own &own, const Step &step, int panel, int y0, int x0, int rows, int columns) {
+    const Conv &conv = layers_[step.conv];
+    const Value &out = plan_.values[step.out];
+    const int side = conv.tiles->step, twice = conv.sizes.mode == kDouble ? 2 : 1;
+    const int tile_rows = ceil_div(rows, side), tile_columns = ceil_div(columns, side),
+              tiles = tile_rows * tile_columns;
+    const size_t in_plane = plane_floats(conv.blocks, tiles), out_plane = plane_floats(2, tiles);
+    float *products = (float *)own.products.data();
+    const ptrdiff_t here = 0;
+    ConvTask task{};
+    task.blocks = conv.blocks;
+    task.block_stride = task.out_block_stride = size_t(tiles) * kBlock;
+    task.pixel_stride = task.out_pixel_stride = kBlock;
+    task.taps = 1;
+    task.tap_offsets = &here;
+    task.bias = zeros_.data();
+    task.vectors = conv.panel_vectors(panel);
+    task.rows = 1;
+    task.columns = tiles;
+    for (int plane = 0; plane < conv.tiles->planes(); plane++) {
+        task.strip = (const float *)own.transformed.data() + plane * in_plane;
+        task.weights = conv.weights(panel, conv.plane_kernel(plane));
+        task.out = products + plane * out_plane;
+        convs_.conv(task);
+    }
+    const size_t to = 2 * panel * out.plane() + (size_t(twice * y0) * out.width + twice * x0) * kBlock;
+    convs_.tiles[conv.tiles->form].outputs({products, out_plane, task.vectors, tile_rows, tile_columns,
+                                            conv.bias.data() + 2 * panel * kBlock, twice * rows, twice * columns,
+                                            out.data + to, step.add >= 0 ? plan_.values[step.add].data + to : nullptr,
+                                            out.plane(), size_t(out.width) * kBlock});
 }
 
 // Keys become the weights of a convolution of 1x1 that turns queries into scores, values those of one that turns scores

@@ -69,11 +69,12 @@ class Network {
         std::vector<Value> values;
         std::vector<Tiling> tilings;             // a step
         std::vector<size_t> keys_at, packed_at;  // a step: attention's packed keys and values
-        size_t floats = 0, strip_bytes = 0, scores = 0;
+        size_t floats = 0, strip_bytes = 0, transformed = 0, products = 0, scores = 0;
         int channels = 0;  // of the widest value, padded
     };
     struct Own {  // of one thread
         Memory strip, scores;
+        Memory transformed, products;  // of the strip in Winograd's form, and of a panel
         std::vector<float> center, scale, shift;
         int tile = -1;  // of the strip
     };
@@ -88,6 +89,7 @@ class Network {
     void convolve(int thread, const Step &step, const Tiling &tiling);
     void convolve_panel(const Step &step, int panel, const void *strip, int strip_columns, size_t block_stride, int y0,
                         int x0, int rows, int columns);
+    void multiply_tiles(Own &own, const Step &step, int panel, int y0, int x0, int rows, int columns);
     void normalise(int thread, const Value &value, const Norm &norm);
     void attend(int thread, const Step &step, size_t index);
     void attend_queries(Own &own, const Value &query, const Value &out, const float *keys, const float *packed,

@@ -10,12 +10,11 @@ struct Accurate {
     static F16 quotient(F16 x, F16 y) { return divide(x, y); }
 };
 
-// x times its sigmoid: x e / (1 + e) below 0 with e = exp(-|x|), which can't overflow, and x / (1 + e) above.
+// x times its sigmoid, x / (1 + exp(-x)).
 template <class Division>
 inline F16 swish(F16 x) {
-    const F16 e = exponential(sub(splat(0.0f), magnitude(x)));
-    const F16 numerator = where_below(x, splat(0.0f), mul(x, e), x);
-    return Division::quotient(numerator, add(splat(1.0f), e));
+    const F16 e = exponential_within(larger(smaller(sub(splat(0.0f), x), splat(87.0f)), splat(-87.0f)));
+    return Division::quotient(x, add(splat(1.0f), e));
 }
 
 // `Strip` says what an element is and how up to Strip::kHalves x 16 channels of a pixel are written.

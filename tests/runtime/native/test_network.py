@@ -123,9 +123,13 @@ CONVOLUTIONS = [
     ("same", 1, 48, 80, 6, 50),  # an odd number of blocks
     ("same", 1, 5, 19, 1, 1),
     ("same", 3, 512, 64, 20, 75),  # several tiles each way
+    ("same", 3, 64, 64, 8, 4),  # whole tiles of Winograd's
+    ("same", 3, 512, 512, 7, 5),  # so many weights that tiles are smaller
     ("halve", 3, 32, 64, 6, 10),
+    ("halve", 3, 16, 32, 2, 2),
     ("halve", 3, 64, 32, 38, 70),
     ("double", 3, 64, 32, 5, 9),
+    ("double", 3, 32, 16, 1, 1),
     ("double", 3, 256, 96, 33, 50),
 ]
 
@@ -348,3 +352,14 @@ def test_under_the_address_sanitizer(tmp_path: Path, monkeypatch: pytest.MonkeyP
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", names]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+
+
+def test_a_value_added_to_its_own_convolution_is_not_overwritten() -> None:
+    x = random((64, 40, 40))
+    arrays = layer("first", 64, 64, 1) | layer("second", 64, 64, 3, seed=5)
+    steps = [Step(kind="convolve", read=0, conv="first"), Step(kind="convolve", read=1, conv="second", add=1)]
+    network = open_network(steps, Weights(arrays))
+    middle = reference_convolution(x, arrays["first.weight"], arrays["first.bias"], "same")
+    wanted = middle + reference_convolution(middle, arrays["second.weight"], arrays["second.bias"], "same")
+    for _ in range(10):
+        assert relative(network.run(x), wanted) < CONVOLUTION_FP32_RELATIVE
