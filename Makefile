@@ -53,7 +53,7 @@ bench: $(READY)
 
 # Other runtimes beside ours at the same shape and weights, on a machine that does nothing else; those that can't be
 # installed are left out and said to be.
-PEERS ?= ctranslate2 gguf llama-cpp-python onnxruntime-genai openvino
+PEERS ?= ctranslate2 gguf llama-cpp-python nncf onnxruntime-genai openvino
 bench-peers: $(READY)
 	-for package in $(PEERS); do $(BIN)/python -m pip install -q $$package; done
 	mkdir -p $(BENCHMARKS)

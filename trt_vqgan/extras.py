@@ -11,7 +11,7 @@ PACKAGES_OF_EXTRAS = {
     "export": ("torch", "onnx", "yaml", "safetensors"),
     "serve": ("fastapi", "uvicorn", "pydantic", "starlette", "python_multipart", "prometheus_client"),
     "plots": ("matplotlib",),
-    "peers": ("ctranslate2", "gguf", "llama_cpp", "onnxruntime_genai", "openvino"),
+    "peers": ("ctranslate2", "gguf", "llama_cpp", "nncf", "onnxruntime_genai", "openvino"),
     "ray": ("ray",),
 }
 

@@ -1,8 +1,8 @@
 """``python -m trt_vqgan.benchmarks.peers --json peers.json``: pictures' codes by other runtimes, in turn with ours.
 
-CTranslate2, OpenVINO, onnxruntime-genai and llama.cpp (llama-cpp-python and gguf) are measured where they are
-installed; which are not, or fail, is said. All get the same random weights and draw the likeliest codes, one after the
-other, each runtime and precision in a process of its own.
+CTranslate2, OpenVINO (with NNCF in 8 and 4 bits), onnxruntime-genai and llama.cpp (llama-cpp-python and gguf) are
+measured where they are installed; which are not, or fail, is said. All get the same random weights and draw the
+likeliest codes, one after the other, each runtime and precision in a process of its own.
 """
 
 from __future__ import annotations

@@ -63,6 +63,7 @@ ONNX_RUNTIME = Runtime("ONNX Runtime", f"{_HERE}.onnxruntime_peer", ("onnx",))
 GENAI = Runtime("onnxruntime-genai", f"{_HERE}.genai_peer", ("onnxruntime_genai", "onnx"), ("onnxruntime-genai",))
 CTRANSLATE2 = Runtime("CTranslate2", f"{_HERE}.ctranslate2_peer", ("ctranslate2",), ("ctranslate2",))
 OPENVINO = Runtime("OpenVINO", f"{_HERE}.openvino_peer", ("openvino",), ("openvino",))
+OPENVINO_COMPRESSED = Runtime("OpenVINO", OPENVINO.module, ("openvino", "nncf"), ("openvino", "nncf"))
 LLAMA = Runtime("llama.cpp", f"{_HERE}.llama_peer", ("llama_cpp", "gguf"), ("llama-cpp-python", "gguf"), exact=False)
 
 BASELINE = Contender(TORCH, "fp32", "fp32")
@@ -81,11 +82,13 @@ CONTENDERS = (
     Contender(ONNX_RUNTIME, "int8", "int8"),
     Contender(GENAI, "int8", "int8"),
     Contender(CTRANSLATE2, "int8", "int8"),
+    Contender(OPENVINO_COMPRESSED, "int8", "int8_sym"),
     Contender(LLAMA, "int8", "q8_0"),
     Contender(LLAMA, "int8", "q8_0 no-repack"),
     Contender(NATIVE, "int4", "int4"),
     Contender(ONNX_RUNTIME, "int4", "int4"),
     Contender(GENAI, "int4", "int4"),
+    Contender(OPENVINO_COMPRESSED, "int4", "int4_sym"),
     Contender(LLAMA, "int4", "q4_0"),
     Contender(LLAMA, "int4", "q4_0 no-repack"),
 )

@@ -11,8 +11,8 @@ Inputs and outputs (B rows, T tokens a row in this run, P positions before them,
 ``present.N.key``            float32 (B, H, C, D)          and ``.value``
 ============================ ======= ===================== =====================================================
 
-Operators are those that the package's own model builder writes on a CPU: GroupQueryAttention over packed queries, keys
-and values, and MatMulNBits where weights have 8 or 4 bits. Those are quantised as in our exports.
+Operators are those that the package's own model builder writes for a CPU: GroupQueryAttention over packed queries, keys
+and values, SkipLayerNormalization, and MatMulNBits where weights have 8 or 4 bits, quantised as in our exports.
 """
 
 from __future__ import annotations
@@ -66,17 +66,29 @@ def genai_graph(spec: TransformerSpec, weights: Mapping[str, Any], *, precision:
     def dense(x: str, key: str) -> str:
         return linear(x, key, weights[f"transformer.{key}.weight"], weights[f"transformer.{key}.bias"], form)
 
-    def norm(x: str, key: str) -> str:
+    def norm(x: str, update: str | None, key: str) -> tuple[str, str]:
+        """Return x plus the update, normalised, and the sum."""
         parameters = [b.weight(f"{key}.{part}", weights[f"transformer.{key}.{part}"]) for part in ("weight", "bias")]
-        return b.node("LayerNormalization", [x, *parameters], epsilon=LAYER_NORM_EPSILON)
+        if update is None:
+            return b.node("LayerNormalization", [x, *parameters], epsilon=LAYER_NORM_EPSILON), x
+        normed, _, _, total = b.node(
+            "SkipLayerNormalization",
+            [x, update, *parameters],
+            ["normed", "", "", "sum"],
+            domain=MICROSOFT,
+            epsilon=LAYER_NORM_EPSILON,
+        )
+        return normed, total
 
     tokens = b.node("Gather", [b.weight("tok_emb", weights["transformer.tok_emb.weight"]), "input_ids"])
     table = weights["transformer.pos_emb"].reshape(spec.max_seq_len, spec.hidden_size)
     x = b.node("Add", [tokens, b.node("Gather", [b.weight("pos_emb", table), "position_ids"])])
     last, total = _lengths(b)
+    update = None
     for i in range(spec.num_layers):
         block = f"blocks.{i}"
-        qkv = linear(norm(x, f"{block}.ln1"), f"{block}.attn.qkv", *fused_qkv(weights, i), form)
+        normed, x = norm(x, update, f"{block}.ln1")
+        qkv = linear(normed, f"{block}.attn.qkv", *fused_qkv(weights, i), form)
         mixed, _, _ = b.node(
             "GroupQueryAttention",
             [qkv, "", "", f"past_key_values.{i}.key", f"past_key_values.{i}.value", last, total],
@@ -85,10 +97,10 @@ def genai_graph(spec: TransformerSpec, weights: Mapping[str, Any], *, precision:
             num_heads=spec.num_heads,
             kv_num_heads=spec.num_heads,
         )
-        x = b.node("Add", [x, dense(mixed, f"{block}.attn.proj")])
-        hidden = b.node("Gelu", [dense(norm(x, f"{block}.ln2"), f"{block}.mlp.0")])
-        x = b.node("Add", [x, dense(hidden, f"{block}.mlp.2")])
-    head = linear(norm(x, "ln_f"), "head", weights["transformer.head.weight"], None, INT8 if form == INT4 else form)
+        normed, x = norm(x, dense(mixed, f"{block}.attn.proj"), f"{block}.ln2")
+        update = dense(b.node("Gelu", [dense(normed, f"{block}.mlp.0")]), f"{block}.mlp.2")
+    normed, _ = norm(x, update, "ln_f")
+    head = linear(normed, "head", weights["transformer.head.weight"], None, INT8 if form == INT4 else form)
     b.output("logits", np.float32, ("B", "T", spec.vocab_size), head)
     for i in range(spec.num_layers):
         b.output(f"present.{i}.key", np.float32, cache)

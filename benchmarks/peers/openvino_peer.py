@@ -16,17 +16,19 @@ Int64Array = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float32]
 
 
+COMPRESSED: dict[str, dict[str, Any]] = {"int8_sym": {}, "int4_sym": {"group_size": 32, "ratio": 1.0}}
+"""Precisions in which NNCF keeps the weights, with its options. The head has 8 bits in both; arithmetic and cache are
+in what OpenVINO takes by itself."""
+
+
 class OpenVinoSteps:
     """Decode steps."""
 
     def __init__(self, job: Job) -> None:
         package = import_module("openvino")
-        settings = {
-            "INFERENCE_PRECISION_HINT": job.precision,
-            "KV_CACHE_PRECISION": job.precision,
-            "INFERENCE_NUM_THREADS": job.threads,
-            "PERFORMANCE_HINT": "LATENCY",
-        }
+        settings = {"INFERENCE_NUM_THREADS": job.threads, "PERFORMANCE_HINT": "LATENCY"}
+        if job.precision not in COMPRESSED:
+            settings |= {"INFERENCE_PRECISION_HINT": job.precision, "KV_CACHE_PRECISION": job.precision}
         compiled = package.Core().compile_model(str(_model(job)), "CPU", settings)
         self.version = str(package.__version__).partition("-")[0]
         self._request: Any = compiled.create_infer_request()
@@ -52,11 +54,15 @@ class OpenVinoSteps:
 
 
 def prepare(job: Job) -> None:
-    """Write the step in OpenVINO's own form, its weights in float32."""
+    """Write the step in OpenVINO's own form, its weights in float32 or as NNCF keeps them."""
     from trt_vqgan.benchmarks.peers.openvino_step import stateful_step
 
-    package = import_module("openvino")
-    package.save_model(stateful_step(job.transformer, job.weights), str(_model(job)), compress_to_fp16=False)
+    model = stateful_step(job.transformer, job.weights)
+    if job.precision in COMPRESSED:
+        nncf: Any = import_module("nncf")
+        mode = nncf.CompressWeightsMode[job.precision.upper()]
+        model = nncf.compress_weights(model, mode=mode, **COMPRESSED[job.precision])
+    import_module("openvino").save_model(model, str(_model(job)), compress_to_fp16=False)
 
 
 def open_drawer(job: Job) -> SteppingDrawer:

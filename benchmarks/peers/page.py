@@ -38,8 +38,9 @@ Left out:
 - Each runtime in each precision has a process of its own, for each batch a new one, and the same number of threads, set
   as the runtime documents it and in `OMP_NUM_THREADS`. In one process their pools of threads disturb each other.
 - Processes take turns of one picture of each row; who begins changes from round to round. Before each turn there is a
-  pause of {1e3 * settings["pause_s"]:.0f} ms, longer than any pool spins by default, and the turn begins when no
-  process computes any more. While one drew, the others together computed for at most {100 * busiest:.2g} % of the time.
+  pause of {1e3 * settings["pause_s"]:.0f} ms, because Intel's OpenMP spins for 200 ms, and the turn begins when no
+  process computes any more. While one drew, the others together computed for at most {100 * busiest:.2g} % of the time,
+  in ticks of the system.
 - Models are converted before, in other processes, and are on disk before the first turn. One round of warming up isn't
   counted. Times are those of a whole picture by its codes, taken inside the process.
 - `× torch`: median (lowest–highest) over rounds of torch's time over the runtime's; torch is in fp32 in every group.
@@ -47,8 +48,10 @@ Left out:
 - `parity`: share of codes equal torch's. Exact runtimes in fp32 must have 0.9; with fewer bits greedy codes of random
   weights part at a near tie and stay apart.
 - `native` and `ONNX Runtime` are this package's two ways on a CPU, by the graph that it exports.
-- `onnxruntime-genai` runs a graph written for it, with the operators that its own model builder writes for a CPU, as
-  its model type `decoder`; its 8- and 4-bit weights are quantised as in our exports.
+- `onnxruntime-genai` runs a graph written for it as its model type `decoder`, with the operators that its own model
+  builder writes for a CPU. Its 8- and 4-bit weights are quantised as in our exports; its embeddings stay in fp32.
+- OpenVINO's `f32` and `bf16` are of its arithmetic and its cache. `int8_sym` and `int4_sym` are of weights only, as its
+  companion NNCF makes them (a scale a row, or a block of 32); arithmetic and cache are as it chooses for the processor.
 - llama.cpp's GPT-2 has the tanh form of GELU and a cache in float16. Its quantised weights are laid out anew for the
   processor, which is its default; with `no-repack` they are not.
 

@@ -114,7 +114,7 @@ def test_rows_agree_with_torch(bits: str, batches: tuple[int, ...]) -> None:
         if row.precision in exact and not row.runner.startswith("llama"):
             assert row.parity.value == 1
         else:
-            assert row.parity.value > 0.1  # by chance 0.001
+            assert row.parity.value > 0.03  # by chance 0.001
 
 
 @pytest.mark.usefixtures("quick_baseline")
