@@ -1,7 +1,8 @@
 """The fastest precision whose predictions stay near those of float32, measured on what the model itself draws.
 
-Fewer bits are faster where weights are read for each code (docs/benchmarks), so candidates are tried from few bits to
-many: int4; int4 with the most sensitive matrices in 8 bits; int8; and fp32, which is within the limits by itself.
+Fastest is a decode step of one picture, which reads all weights for one code, so that fewer bits are faster; prefills
+are not (docs/precision.md). So candidates are tried from few bits to many: int4; int4 with the most sensitive matrices
+in 8 bits; int8; and fp32, which is within the limits by itself.
 """
 
 from __future__ import annotations
@@ -40,14 +41,12 @@ MEASURING_WORK = 2.2e11
 
 FEWEST_SEQUENCES = 4
 
-SENSITIVITY_SEQUENCES = 4
-"""At most, of which gradients are taken."""
-
 MOST_MIXTURES = 4
 """That are measured; each is predicted from those before."""
 
 WORTHWHILE_BITS = 7.5
-"""A mixture of more bits a weight is no faster than int8 (8.25) by anything that can be measured."""
+"""A mixture of more bits a weight is hardly faster than int8 (8.25): times of a step of one picture lie on a straight
+line over the bits, on which int4 (4.5) takes 0.75 of int8's and this 0.95 (docs/precision.md)."""
 
 OnStage = Callable[[str], None]
 
@@ -108,7 +107,7 @@ def choose_precision(
         )
         say("precision: measuring fp32")
         wanted = logits_of(gpt, sequences, workers)
-        return choose_for(sequences, wanted, QuantizedGPT(gpt), workers, say=say)
+        return choose_for(sequences, wanted, QuantizedGPT(gpt, workers), workers, say=say)
 
 
 def sequences_of(spec: ModelSpec) -> int:
@@ -156,9 +155,8 @@ def choose_for(
     eight = dataclasses.replace(measure(frozenset(names)), wider=())
     if _within(eight):
         say("precision: sensitivity")
-        some = Sequences(
-            sequences.tokens[:SENSITIVITY_SEQUENCES], sequences.codes[:SENSITIVITY_SEQUENCES], sequences.first
-        )
+        half = -(-len(sequences.codes) // 2)  # a sequence takes three times as long as in a measurement
+        some = Sequences(sequences.tokens[:half], sequences.codes[:half], sequences.first)
         costs = divergence_of_four_bits(some, model, workers)
         mixture = _narrowest(costs, sizes, candidates["int4"], eight, measure, say)
         if mixture is not None:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from trt_vqgan.export.gpt_modules import GPT, Block
+from trt_vqgan.export.one_thread_workers import OneThreadWorkers
 from trt_vqgan.export.weight_quantization import (
     INT4,
     INT8,
@@ -36,17 +37,21 @@ class QuantizedGPT:
     Parameters
     ----------
     gpt : float32; it is changed in place and must not be used for anything else afterwards.
+    workers : who quantise.
     """
 
-    def __init__(self, gpt: GPT) -> None:
+    def __init__(self, gpt: GPT, workers: OneThreadWorkers) -> None:
         self.gpt = gpt
         self._layers = {name: _linear_layers(gpt, name) for name in matrix_names(gpt.spec.num_layers)}
         self._kept: dict[tuple[str, BlockForm], list[QuantizedMatrix]] = {}
         self._block: dict[nn.Linear, int] = {gpt.head: INT8.block}
-        for name, layers in self._layers.items():
+
+        def quantize(name: str) -> None:
             for form in (INT8, INT4):
-                self._kept[name, form] = [quantize_blockwise(_array(layer.weight), form) for layer in layers]
+                self._kept[name, form] = [quantize_blockwise(_array(each.weight), form) for each in self._layers[name]]
             self.set_form(name, INT8)
+
+        workers.map(quantize, self._layers)
         self._write(gpt.head, quantize_blockwise(_array(gpt.head.weight), INT8))
         for table in (gpt.tok_emb.weight, gpt.pos_emb):
             codes, scales = quantize_rows(_array(table).reshape(-1, gpt.spec.hidden_size))

@@ -46,7 +46,8 @@ def test_what_is_measured_is_what_runs(tmp_path: Path, wider: frozenset[str]) ->
     engine = TransformerEngine(tmp_path / "transformer.onnx", SPEC, threads=1)
     tokens = random_tokens(SPEC, 2, 40)
     found = engine.prefill(engine.new_cache(batch=2, capacity=40), tokens, rows=np.arange(40))
-    model = QuantizedGPT(gpt)
+    with OneThreadWorkers() as workers:
+        model = QuantizedGPT(gpt, workers)
     for name in matrix_names(2):
         model.set_form(name, INT8 if name in wider else INT4)
 
@@ -81,7 +82,7 @@ def chosen(monkeypatch: pytest.MonkeyPatch, *, kl: float, nll: float = 1.0) -> P
     monkeypatch.setattr(precision_choice, "MARGIN", 1.0)
     gpt, sequences = random_gpt(SPEC), some_sequences()
     with OneThreadWorkers() as workers:
-        return choose_for(sequences, logits_of(gpt, sequences, workers), QuantizedGPT(gpt), workers)
+        return choose_for(sequences, logits_of(gpt, sequences, workers), QuantizedGPT(gpt, workers), workers)
 
 
 def some_sequences() -> Sequences:
@@ -124,7 +125,7 @@ def test_only_a_share_of_the_limits_is_used(monkeypatch: pytest.MonkeyPatch) -> 
         gpt, sequences = random_gpt(SPEC), some_sequences()
         monkeypatch.setattr(precision_choice, "MARGIN", margin)
         with OneThreadWorkers() as workers:
-            return choose_for(sequences, logits_of(gpt, sequences, workers), QuantizedGPT(gpt), workers)
+            return choose_for(sequences, logits_of(gpt, sequences, workers), QuantizedGPT(gpt, workers), workers)
 
     choice = with_margin(0.8)
     assert choice.wider
@@ -135,9 +136,9 @@ def test_only_a_share_of_the_limits_is_used(monkeypatch: pytest.MonkeyPatch) -> 
 def test_gradients_tell_what_four_bits_cost() -> None:
     """Against each matrix set to 4 bits by itself."""
     gpt, sequences = random_gpt(SPEC), some_sequences()
-    model = QuantizedGPT(gpt)
     with OneThreadWorkers() as workers:
         wanted = logits_of(gpt, sequences, workers)
+        model = QuantizedGPT(gpt, workers)
         predicted = divergence_of_four_bits(sequences, model, workers)
         measured = {}
         for name in matrix_names(2):
