@@ -17,7 +17,10 @@ constexpr int kAwakeStalledUs = 10;
 constexpr int kAwakeBetweenRunsUs = 200;  // a sampler draws a code meanwhile
 
 constexpr int64_t kStallNs = 500'000;  // longer than threads of one phase lie apart by themselves; a time slice is 3 ms
-constexpr int64_t kShortestPeriodNs = 8'000'000, kLongestPeriodNs = 512'000'000;
+constexpr int64_t kShortestPauseNs = 2'000'000, kLongestPauseNs = 512'000'000;
+constexpr int64_t kCalmNs = 50'000'000;  // without a stall after a pause; halves the next
+
+constexpr int64_t kArrival = int64_t(1) << 52;  // above any sum of nanoseconds
 
 int64_t now_ns() {
     return std::chrono::nanoseconds(std::chrono::steady_clock::now().time_since_epoch()).count();
@@ -58,7 +61,7 @@ void Signal::wait_beyond(uint32_t value, int awake_us) {
 }
 
 ThreadPool::ThreadPool(int threads)
-    : threads_(threads), places_(new Place[threads]), allowed_(threads), period_ns_(kShortestPeriodNs) {
+    : threads_(threads), places_(new Place[threads]), allowed_(threads), pause_ns_(kShortestPauseNs) {
     for (int t = 1; t < threads; t++) workers_.emplace_back([this, t] { worker(t); });
 }
 
@@ -72,12 +75,15 @@ void ThreadPool::run(Work work, void *argument, bool alone) {
     work_ = work;
     argument_ = argument;
     waited_ns_ = 0;
-    stalled_ = false;
+    stalled_ns_ = 0;
     began_ns_ = now_ns();
-    if (began_ns_ >= period_end_ns_) {
-        allowed_ = std::min(allowed_ + 1, threads_);
-        period_ns_ = std::max(period_ns_ / 2, kShortestPeriodNs);
-        period_end_ns_ = began_ns_ + period_ns_;
+    if (allowed_ < threads_ && began_ns_ >= pause_end_ns_) {
+        allowed_++;
+        pause_end_ns_ = began_ns_ + pause_ns_;
+    }
+    if (began_ns_ >= calm_ns_) {
+        pause_ns_ = std::max(pause_ns_ / 2, kShortestPauseNs);
+        calm_ns_ = began_ns_ + kCalmNs;
     }
     active_ = alone ? 1 : allowed_;
     for (int t = 0; t < active_; t++) {
@@ -87,16 +93,11 @@ void ThreadPool::run(Work work, void *argument, bool alone) {
     for (int t = 1; t < active_; t++) places_[t].started.raise();
     work(argument, 0);
     finish_phase(0);  // all have returned
-    if (!stalled_) return;
-    const int64_t ended_ns = now_ns();
-    if (!waited_much(ended_ns - began_ns_)) return;
+    if (!stalled_ns_) return;
     allowed_ = active_ - 1;
-    period_ns_ = std::min(4 * period_ns_, kLongestPeriodNs);
-    period_end_ns_ = ended_ns + period_ns_;
-}
-
-bool ThreadPool::waited_much(int64_t elapsed_ns) const {
-    return 4 * waited_ns_ > active_ * elapsed_ns;
+    pause_ns_ = std::min(2 * pause_ns_, kLongestPauseNs);
+    pause_end_ns_ = began_ns_ + stalled_ns_ + pause_ns_;
+    calm_ns_ = pause_end_ns_ + kCalmNs;
 }
 
 void ThreadPool::worker(int thread) {
@@ -129,17 +130,17 @@ void ThreadPool::finish_phase(int thread) {
     place.taken[place.phase & 1].store(0, std::memory_order_relaxed);
     if (active == 1) return;
     const uint32_t before = phase_done_.value();
-    const int awake_us = stalled_ ? kAwakeStalledUs : kAwakeInRunUs;
+    const int awake_us = stalled_ns_ ? kAwakeStalledUs : kAwakeInRunUs;
     const int64_t elapsed_ns = now_ns() - began_ns_;
-    arrivals_ns_.fetch_add(elapsed_ns, std::memory_order_relaxed);
-    if (arrived_.fetch_add(1) + 1 < active) {
+    const int64_t arrival = kArrival + elapsed_ns, arrivals = arrivals_.fetch_add(arrival) + arrival;
+    if (arrivals / kArrival < active) {
         phase_done_.wait_beyond(before, awake_us);
         return;
     }
-    arrived_.store(0);
-    const int64_t waited_ns = active * elapsed_ns - arrivals_ns_.exchange(0);
+    arrivals_.store(0, std::memory_order_relaxed);
+    const int64_t waited_ns = active * elapsed_ns - arrivals % kArrival;
     waited_ns_ += waited_ns;
-    if (waited_ns > (active - 1) * kStallNs && waited_much(elapsed_ns)) stalled_ = true;
+    if (waited_ns > (active - 1) * kStallNs && 4 * waited_ns_ > active * elapsed_ns) stalled_ns_ = elapsed_ns;
     phase_done_.raise();
 }
 

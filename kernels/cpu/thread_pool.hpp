@@ -1,10 +1,10 @@
 // Threads that work through the phases of one run together.
 //
 // Every phase ends with a meeting of all threads. Where one loses its processor to another program, the others wait for
-// it, for milliseconds each time. So the waiting is measured, and after a run in which it took more than a quarter of
-// the threads' time (of two, one alone would have been as quick) the next runs have one thread fewer. After a period
-// without such a stall there is one more again: a stall makes the period four times as long, and each that passes
-// without one halves it, so that what lasts is tried ever less often, and what has ended is forgotten.
+// it, for milliseconds each time. So the waiting is measured: a run stalls where a phase was waited for long, and all
+// of its waiting has taken more than a quarter of the threads' time (of two, one alone would have been as quick). For a
+// pause from then on, runs have one thread fewer. It begins at what one stall costs, since a quiet machine has some
+// too, and doubles with each that soon follows another.
 #pragma once
 
 #include <atomic>
@@ -60,18 +60,16 @@ class ThreadPool {
     };
 
     void worker(int thread);
-    bool waited_much(int64_t elapsed_ns) const;
 
     int threads_;
     int active_ = 1;  // in the present run
     std::unique_ptr<Place[]> places_;
-    alignas(64) std::atomic<int> arrived_{0};
-    std::atomic<int64_t> arrivals_ns_{0};  // the sum of the times at which they did
+    alignas(64) std::atomic<int64_t> arrivals_{0};  // kArrival a thread, and the sum of their times
     Signal phase_done_;
     int64_t began_ns_ = 0, waited_ns_ = 0;  // of the present run; the sum over its threads and phases
-    bool stalled_ = false;                  // it waited much, and long for one phase
-    int allowed_;                           // threads of the next runs
-    int64_t period_ns_, period_end_ns_ = 0;
+    int64_t stalled_ns_ = 0;                // when it last did; 0 if it didn't
+    int allowed_;                           // threads of the next run
+    int64_t pause_ns_, pause_end_ns_ = 0, calm_ns_ = 0;
     Work work_ = nullptr;
     void *argument_ = nullptr;
     bool closing_ = false;
