@@ -75,4 +75,13 @@ const Kernels *choose(const char *name) {
     return wanted("plain") ? &kPlain : nullptr;
 }
 
+bool fetches_near() {
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    return __builtin_cpu_is("amd");
+#else
+    return false;
+#endif
+}
+
 }  // namespace cpu

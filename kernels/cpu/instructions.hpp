@@ -9,4 +9,7 @@ namespace cpu {
 // them.
 const Kernels *choose(const char *name);
 
+// Whether products are faster where memory is fetched ahead into the first cache level instead of the second.
+bool fetches_near();
+
 }  // namespace cpu

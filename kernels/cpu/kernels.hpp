@@ -49,6 +49,7 @@ struct PanelTask {
     size_t out_stride;
     int columns;  // of `out`; a panel beyond them is cut
     float *tile;  // scratch, (last - first) x 32
+    bool near;    // the processor likes to be asked for memory ahead in its first cache level
 };
 
 // Attention of up to `max_queries` queries of one head to the leading positions of a row's cache. Keys lie in blocks of

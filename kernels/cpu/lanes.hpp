@@ -14,6 +14,9 @@ namespace {
 
 constexpr int kLanes = 16;
 
+inline void prefetch_near(const void *p) {
+    __builtin_prefetch(p, 0, 3);
+}
 inline void prefetch_far(const void *p) {
     __builtin_prefetch(p, 0, 2);
 }  // into the second level only

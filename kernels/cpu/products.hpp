@@ -16,19 +16,37 @@ constexpr int kMaxRows = 2, kMaxCodeRows = 2;  // of NEON's 32 registers 16, and
 #endif
 
 constexpr int kDepth = 256;  // inputs of a panel (32 KiB of floats) that stay in the first cache level for many rows
-// How far in front of what is read a panel is fetched, into the second cache level. Of 1 to 16 KiB into either level
-// this was the best for 2 to 16 rows (10 to 25 % over 2 KiB into the first), and none mattered for one row.
-constexpr int kAheadBytes = 4096;
 
-// tile (R, 32) += x (R, count) w (count, 32); `ahead` is how far in front of what is read memory is asked for more
+// How far in front of what is read a panel is fetched. Of 1 to 16 KiB into either cache level, for 2 to 16 rows, an
+// Intel Xeon was the fastest with 4 KiB into the second (10 to 25 % over 2 KiB into the first). AMD's Zen 4 was with
+// codes of 8 and 4 bits and 2 KiB into the first: a step of 8 rows in 8 bits took 4.2 ms, 6.0 as on Intel and 4.5
+// without; with floats there was no difference. One row is as fast without on Intel; on Zen 4 codes of 4 bits are
+// slowed down by it (1.1 ms without, 1.5 with), those of 8 are not.
+struct Ahead {
+    size_t bytes;
+    bool near;  // into the first cache level
+};
+constexpr Ahead kAheadFar = {4096, false}, kAheadNear = {2048, true};
+
+inline void fetch_line_pair(const void *w, Ahead ahead) {
+    const char *p = (const char *)w + ahead.bytes;
+    if (ahead.near) {
+        prefetch_near(p);
+        prefetch_near(p + 64);
+    } else {
+        prefetch_far(p);
+        prefetch_far(p + 64);
+    }
+}
+
+// tile (R, 32) += x (R, count) w (count, 32)
 template <int R>
-void product_fp32(const float *x, size_t stride, const float *w, int count, size_t ahead, float *tile) {
+void product_fp32(const float *x, size_t stride, const float *w, int count, Ahead ahead, float *tile) {
     F16 sum[R][2];
     for (int r = 0; r < R; r++)
         for (int h = 0; h < 2; h++) sum[r][h] = load(tile + r * kPanel + h * kLanes);
     for (int k = 0; k < count; k++, w += kPanel) {
-        prefetch_far((const char *)w + ahead);
-        prefetch_far((const char *)w + ahead + 64);
+        fetch_line_pair(w, ahead);
         const F16 w0 = load(w), w1 = load(w + kLanes);
         for (int r = 0; r < R; r++) {
             const F16 v = splat(x[r * stride + k]);
@@ -43,7 +61,7 @@ void product_fp32(const float *x, size_t stride, const float *w, int count, size
 // tile (R, 32) += rows (R, blocks) in 8 bits times blocks of packed codes
 template <int R, int Bits>
 void product_codes(const int8_t *q, size_t q_stride, const float *scales, const int32_t *sums, size_t block_stride,
-                   const uint8_t *w, int blocks, int block, size_t ahead, float *tile) {
+                   const uint8_t *w, int blocks, int block, Ahead ahead, float *tile) {
     constexpr int kZero = Bits == 8 ? kByteZero : 8;
     F16 total[R][2];
     for (int r = 0; r < R; r++)
@@ -55,8 +73,7 @@ void product_codes(const int8_t *q, size_t q_stride, const float *scales, const 
         for (int r = 0; r < R; r++) sum[r][0] = sum[r][1] = splat_int(-kZero * sums[r * block_stride + b]);
         const int8_t *x = q + size_t(b) * block;
         for (int k = 0; k < block; k += 4, w += 128) {
-            prefetch_far(w + ahead);
-            prefetch_far(w + ahead + 64);
+            if (R > 1 || Bits == 8) fetch_line_pair(w, ahead);
             if (Bits == 8) {
                 const Bytes c0 = load_bytes(w), c1 = load_bytes(w + 64);
                 for (int r = 0; r < R; r++) {
@@ -102,7 +119,7 @@ inline void with_rows(int rows, F f) {
 }
 
 inline void multiply_rows(const cpu::Matrix &m, const uint8_t *panel, const cpu::Rows &in, int row, int rows, int first,
-                          int count, size_t ahead, float *tile) {
+                          int count, Ahead ahead, float *tile) {
     if (m.bits == 32) {
         const float *x = in.x + row * in.stride + first;
         const float *w = (const float *)panel + size_t(first) * kPanel;
@@ -136,7 +153,8 @@ void panel(const cpu::PanelTask &t) {
         for (int g = 0; g < groups; g++) {
             const int begin = rows * g / groups, end = rows * (g + 1) / groups;
             // while the last rows go through one step of the panel, the next step comes from memory
-            const size_t ahead = groups > 1 && g + 1 == groups ? step_bytes : kAheadBytes;
+            Ahead ahead = t.near && m.bits != 32 && rows > 1 ? kAheadNear : kAheadFar;
+            if (groups > 1 && g + 1 == groups) ahead = {step_bytes, false};
             multiply_rows(m, data, *t.rows, t.first + begin, end - begin, first, count, ahead, t.tile + begin * kPanel);
         }
     }

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "instructions.hpp"
+
 namespace cpu {
 
 namespace {
@@ -32,7 +34,7 @@ float to_float(uint16_t h) {
 }  // namespace
 
 Transformer::Transformer(const Sizes &s, int threads, const Kernels &kernels)
-    : sizes(s), kernels_(kernels), layers_(s.layers), own_(threads), pool_(threads) {
+    : sizes(s), kernels_(kernels), near_(fetches_near()), layers_(s.layers), own_(threads), pool_(threads) {
     head_size_ = s.width / s.heads;
     value_stride_ = rounded(head_size_, 16);
     width_stride_ = row_stride(s.width);
@@ -195,7 +197,7 @@ void Transformer::product(int thread, const Matrix &matrix, const Rows &rows, in
     for (int i; (i = pool_.take(thread, panels * pieces)) >= 0;) {
         const int piece = i / panels;
         kernels_.panel({&matrix, i % panels, &rows, count * piece / pieces, count * (piece + 1) / pieces, finish, out,
-                        stride, columns, own_[thread].tile.data()});
+                        stride, columns, own_[thread].tile.data(), near_});
     }
     pool_.finish_phase(thread);
 }

@@ -98,6 +98,7 @@ class Transformer {
     float *values(int layer, int row, int head) const;
 
     const Kernels &kernels_;
+    const bool near_;
     Arena arena_;
     std::vector<Layer> layers_;
     Norm final_norm_;
