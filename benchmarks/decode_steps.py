@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Protocol
@@ -60,10 +61,12 @@ class StepTimes:
     ----------
     rounds : seconds of each step, a list a round.
     logits : float32 (B, steps, V) of the first round.
+    stretches : a stretch's mean step in seconds, and the bytes a second that the machine read just before and after it.
     """
 
     rounds: list[list[float]]
     logits: FloatArray
+    stretches: list[tuple[float, float]]
 
     def sums(self) -> list[float]:
         """Return the seconds of all steps together, one number a round."""
@@ -73,6 +76,14 @@ class StepTimes:
         """Return the seconds of each step of every round."""
         return [seconds for steps in self.rounds for seconds in steps]
 
+    def share_of_reading(self, step_bytes: int) -> tuple[float, float]:
+        """Return what a step of ``step_bytes`` reads over what the machine does, and the latter in bytes a second.
+
+        Both are medians over the stretches. The machine's rate moves within seconds, so each stretch has its own.
+        """
+        shares = [step_bytes / seconds / rate for seconds, rate in self.stretches]
+        return float(np.median(shares)), float(np.median([rate for _, rate in self.stretches]))
+
 
 def time_steps(
     runners: Mapping[str, StepRunner],
@@ -80,7 +91,7 @@ def time_steps(
     *,
     prefix: int,
     rounds: int,
-    between: Callable[[], object] = lambda: None,
+    read: Callable[[], float] = lambda: math.nan,
     on_round: Callable[[int], object] = lambda done: None,
 ) -> dict[str, StepTimes]:
     """Return the times of each runner, which all get the same tokens.
@@ -91,13 +102,14 @@ def time_steps(
     Parameters
     ----------
     tokens : int64 (B, T); the first ``prefix`` are there before the first step, each other one is appended in a step.
-    between : called, untimed, after each stretch of all runners.
+    read : returns the bytes a second that the machine reads now; called, untimed, around each stretch.
     on_round : called with the number of rounds done.
     """
     names = list(runners)
     steps = tokens.shape[1] - prefix
     logits: dict[str, list[FloatArray]] = {name: [] for name in names}
     seconds: dict[str, list[list[float]]] = {name: [] for name in names}
+    stretches: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
     for name in names:
         runners[name].start(tokens[:, :prefix])
         for i in range(min(WARM_UP_STEPS, steps)):
@@ -106,16 +118,23 @@ def time_steps(
         for name in names:
             runners[name].start(tokens[:, :prefix])
             seconds[name].append([])
+        time.sleep(PAUSE_SECONDS)
+        before = read()
         for turn, first in enumerate(range(0, steps, STRETCH)):
             for k in range(len(names)):
                 name = names[(turn + k) % len(names)]
                 time.sleep(PAUSE_SECONDS)
-                for position in range(prefix + first, prefix + min(first + STRETCH, steps)):
+                positions = range(prefix + first, prefix + min(first + STRETCH, steps))
+                for position in positions:
                     start = time.perf_counter()
                     found = runners[name].step(tokens[:, position], position)
                     seconds[name][-1].append(time.perf_counter() - start)
                     if number == 0:
                         logits[name].append(found.copy())
-            between()
+                time.sleep(PAUSE_SECONDS)  # or threads that are still awake slow the reading down
+                after = read()
+                mean = sum(seconds[name][-1][-len(positions) :]) / len(positions)
+                stretches[name].append((mean, (before + after) / 2))
+                before = after
         on_round(number + 1)
-    return {name: StepTimes(seconds[name], np.stack(logits[name], axis=1)) for name in names}
+    return {name: StepTimes(seconds[name], np.stack(logits[name], axis=1), stretches[name]) for name in names}

@@ -38,9 +38,10 @@ class ReadBandwidth:
     ) -> None:
         self._pool.shutdown()
 
-    def sample(self) -> None:
-        """Read the array once more and keep the rate."""
+    def sample(self) -> float:
+        """Read the array once more, keep the rate and return it, in bytes a second."""
         self.samples.append(self._read())
+        return self.samples[-1]
 
     @property
     def best_gb_per_s(self) -> float:

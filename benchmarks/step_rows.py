@@ -46,16 +46,14 @@ def _rows_of_batch(subject: Subject, context: Context, engines: list[MeasuredEng
     for engine in engines:
         runners[engine.name] = EngineSteps(engine.engine, capacity=tokens.shape[1])
     prefix = condition.num_tokens
-    first_sample = len(context.bandwidth.samples)
     times = time_steps(
         runners,
         tokens,
         prefix=prefix,
         rounds=context.repeats,
-        between=context.bandwidth.sample,
+        read=context.bandwidth.sample,
         on_round=lambda done: context.say(f"{subject.name} step batch {batch}: round {done} of {context.repeats}"),
     )
-    machine = max(context.bandwidth.samples[first_sample:])
     rows = []
     for measured_engine in [None, *engines] if TORCH in times else engines:
         runner = TORCH if measured_engine is None else measured_engine.runner
@@ -64,7 +62,7 @@ def _rows_of_batch(subject: Subject, context: Context, engines: list[MeasuredEng
         measured = latency(taken.all_steps(), rounds=len(taken.rounds))
         scale_bytes = 4 if measured_engine is None else measured_engine.scale_bytes
         weight_bytes = step_weight_bytes(spec, precision, scale_bytes=scale_bytes)
-        read = weight_bytes / (measured.mean_ms * 1e-3)
+        share, machine = taken.share_of_reading(weight_bytes)
         rows.append(
             Row(
                 what="step",
@@ -75,9 +73,9 @@ def _rows_of_batch(subject: Subject, context: Context, engines: list[MeasuredEng
                 latency=measured,
                 rates={
                     "codes/s": batch / (measured.mean_ms * 1e-3),
-                    "GB/s of weights": read / 1e9,
+                    "GB/s of weights": weight_bytes / measured.mean_ms / 1e6,
                     "GB/s this machine reads": machine / 1e9,
-                    "share of what it reads": read / machine,
+                    "share of what it reads": share,
                 },
                 speedup=speedup(times[TORCH].sums(), taken.sums()) if measured_engine and TORCH in times else None,
                 parity=None if measured_engine is None else _parity(context, times, measured_engine, tokens, prefix),
