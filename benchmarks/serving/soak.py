@@ -27,8 +27,8 @@ from trt_vqgan.runtime.images import encode_png
 
 SAMPLE_S = 0.5
 WARM_SHARE, WARM_S = 0.3, 6.0
-"""Share of the time after which the server's memory is what it should stay, and the least seconds: on a busy machine the
-first request of each kind takes a while."""
+"""Share of the time after which the server's memory is what it should stay, and the least seconds: on a busy machine
+the first request of each kind takes a while."""
 
 ALLOWED_GROWTH_BYTES = 48 << 20
 SETTLE_S = 20.0
