@@ -10,7 +10,7 @@ namespace {
 
 constexpr int kMaxRows = 16;       // of a tile; the more, the better: storing a tile takes the same time for any number
 constexpr int kDepth = 512;        // inputs of a panel (16 KiB) that stay in the first cache level for many rows
-constexpr int kAheadBytes = 4096;  // as in products.hpp
+constexpr int kAheadBytes = 4096;  // as kAheadFar in products.hpp
 constexpr int kLine = 4 * kPanel;  // bytes of four inputs of a panel
 
 // Tiles 0 to 3 hold sums (in two pairs, so that one is added up while the other is stored), 4 and 5 rows, 6 and 7

@@ -31,7 +31,7 @@ struct FillTask {
 struct ConvTask {
     const void *strip;
     int blocks;                                     // of the strip's depth
-    size_t block_stride, row_stride, pixel_stride;  // from one output to the next, elements of the strip
+    size_t block_stride, row_stride, pixel_stride;  // from one output to the next, elements of the strip; 16 in floats
     int taps;
     const ptrdiff_t *tap_offsets;  // elements
     const void *weights;           // floats (block, tap, 16, outputs), bfloat16 (block, tap, vector, 16, 16, 2)

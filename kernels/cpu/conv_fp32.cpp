@@ -20,7 +20,7 @@ struct Floats {
     static void put(float *to, const F16 *v) { store(to, v[0]); }
 };
 
-template <int P, int V, int Step>
+template <int P, int V>
 void sum_block(const cpu::ConvTask &t, const float *x, int vector, float *out, const float *addend) {
     const int width = t.vectors * kLanes;
     F16 sum[P][V];
@@ -34,7 +34,7 @@ void sum_block(const cpu::ConvTask &t, const float *x, int vector, float *out, c
                 F16 weight[V];
                 for (int v = 0; v < V; v++) weight[v] = load(w + v * kLanes);
                 for (int p = 0; p < P; p++) {
-                    const F16 value = splat(at[p * Step * kLanes + c]);
+                    const F16 value = splat(at[p * kLanes + c]);
                     for (int v = 0; v < V; v++) sum[p][v] = fma(value, weight[v], sum[p][v]);
                 }
             }
@@ -46,37 +46,29 @@ void sum_block(const cpu::ConvTask &t, const float *x, int vector, float *out, c
         }
 }
 
-template <int V, int Step, int P = kPixels>
+template <int V, int P = kPixels>
 void sum_pixels(int count, const cpu::ConvTask &t, const float *x, int vector, float *out, const float *addend) {
     if constexpr (P > 1)
-        if (count < P) return sum_pixels<V, Step, P - 1>(count, t, x, vector, out, addend);
-    sum_block<P, V, Step>(t, x, vector, out, addend);
+        if (count < P) return sum_pixels<V, P - 1>(count, t, x, vector, out, addend);
+    sum_block<P, V>(t, x, vector, out, addend);
 }
 
-template <int V, int Step>
+template <int V>
 void sum_rows(const cpu::ConvTask &t, int vector) {
     const int pieces = (t.columns + kPixels - 1) / kPixels;  // of nearly equal length
     for (int r = 0; r < t.rows; r++)
         for (int i = 0; i < pieces; i++) {
             const int first = t.columns * i / pieces, last = t.columns * (i + 1) / pieces;
             const size_t to = vector * t.out_block_stride + r * t.out_row_stride + first * t.out_pixel_stride;
-            sum_pixels<V, Step>(last - first, t, (const float *)t.strip + r * t.row_stride + first * t.pixel_stride,
-                                vector, t.out + to, t.add ? t.add + to : nullptr);
+            sum_pixels<V>(last - first, t, (const float *)t.strip + r * t.row_stride + first * kLanes, vector,
+                          t.out + to, t.add ? t.add + to : nullptr);
         }
-}
-
-template <int V>
-void sum_vectors(const cpu::ConvTask &t, int vector) {
-    if (t.pixel_stride == kLanes)
-        sum_rows<V, 1>(t, vector);
-    else
-        sum_rows<V, 2>(t, vector);
 }
 
 void conv(const cpu::ConvTask &t) {
     if constexpr (kVectors == 2)
-        if (t.vectors == 2) return sum_vectors<2>(t, 0);
-    for (int v = 0; v < t.vectors; v++) sum_vectors<1>(t, v);
+        if (t.vectors == 2) return sum_rows<2>(t, 0);
+    for (int v = 0; v < t.vectors; v++) sum_rows<1>(t, v);
 }
 
 void nothing() {}

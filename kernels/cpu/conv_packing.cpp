@@ -34,9 +34,6 @@ float tap_weight(const ConvSizes &s, const float *weights, int kernel, int tap) 
 // Doubles of 16 outputs, as vectors of GCC and Clang.
 typedef double Lanes __attribute__((vector_size(16 * sizeof(double))));
 
-// `Four` has four times the weights. From 512 to 512 channels, 38 MB, the time to read them would be felt.
-constexpr size_t kMostTransformed = 20 << 20;
-
 void four_taps(const Lanes *taps, size_t stride, Lanes *to) {
     constexpr double a = 0.625, b = 1.5, a2 = a * a, b2 = b * b;
     const Lanes w0 = taps[0], w1 = taps[stride], w2 = taps[2 * stride];
@@ -80,6 +77,15 @@ const Tiles kTiles[] = {
     {kHalved, 5, 2, 4, {0, 1, 2, 3, 3}},
     {kDoubled, 6, 2, 5, {0, 1, 2, 3, 1, 4}},
 };
+
+// `Four` has four times the weights. From 512 to 512 channels, 38 MB, the time to read them would be felt.
+constexpr int kMostWeights = (20 << 20) / (36 * 4);  // 20 MB
+
+TileForm tile_form(const ConvSizes &s) {
+    if (s.mode == kDouble) return kDoubled;
+    if (s.mode == kHalve) return kHalved;
+    return s.inputs * s.outputs <= kMostWeights ? kFour : kTwo;
+}
 
 void (*const kTaps[])(const Lanes *, size_t, Lanes *) = {four_taps, two_taps, halved_taps, doubled_taps};
 
@@ -169,15 +175,10 @@ bool pack_conv(const ConvSizes &s, const float *weights, const float *bias, cons
     c.element = depth == 16 ? 4 : 2;
     c.bias.assign(c.vectors() * kBlock, 0.0f);
     std::copy(bias, bias + s.outputs, c.bias.begin());
-    c.tiles = nullptr;
-    if (kernels.tiles && s.side == 3) {
+    c.tiles = kernels.tiles && s.side == 3 ? &kTiles[tile_form(s)] : nullptr;
+    if (c.tiles) {
         c.taps = 1;
-        for (TileForm form : {s.mode == kDouble ? kDoubled : s.mode == kHalve ? kHalved : kFour, kTwo}) {
-            c.tiles = &kTiles[form];
-            c.kernels = c.tiles->kernels * c.tiles->kernels;
-            if (form != kFour || c.kernels * kernel_elements(c, c.vectors(), depth) * c.element <= kMostTransformed)
-                break;
-        }
+        c.kernels = c.tiles->kernels * c.tiles->kernels;
     } else {
         c.kernels = s.mode == kDouble ? 4 : 1;
         c.taps = s.mode == kDouble ? 4 : s.side * s.side;

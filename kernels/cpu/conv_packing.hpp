@@ -11,10 +11,10 @@
 
 namespace cpu {
 
-enum ConvMode {
-    kSame,    // output and input are of one size: zeros around
-    kHalve,   // every second pixel, zeros right and below
-    kDouble,  // of the picture with each pixel twice in both directions, as four convolutions of 2x2 taps
+enum ConvMode {  // the last two of 3x3 only
+    kSame,       // output and input are of one size: zeros around
+    kHalve,      // every second pixel, zeros right and below
+    kDouble,     // of the picture with each pixel twice in both directions, as four convolutions of 2x2 taps
 };
 
 struct ConvSizes {
