@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
-from trt_vqgan.atomic_file import write_bytes
-from trt_vqgan.benchmarks.report import Report, read_report
+from trt_vqgan.benchmarks.markdown import write_page
+from trt_vqgan.benchmarks.report import Report
 from trt_vqgan.benchmarks.tables import heading, markdown_table
-from trt_vqgan.errors import TrtVqganError
 
 
 def page(report: Report, *, source: str) -> str:
@@ -20,7 +18,7 @@ def page(report: Report, *, source: str) -> str:
     busiest = max((row.facts["others_busy"] for row in report.rows), default=0.0)
     return f"""# Other runtimes beside ours
 
-Generated from `{source}` by `make bench-peers`.
+Generated from `{source}`; `make bench-peers` measures all precisions.
 
 - Command: `{report.command}`
 - Commit: {report.commit or "not known"}, {report.started}
@@ -62,16 +60,7 @@ Left out:
 
 def main(arguments: list[str]) -> int:
     """Write the page; return the exit status."""
-    if len(arguments) != 2:
-        print("usage: python -m trt_vqgan.benchmarks.peers.page REPORT.json PAGE.md", file=sys.stderr)
-        return 2
-    source, target = Path(arguments[0]), Path(arguments[1])
-    try:
-        write_bytes(target, page(read_report(source), source=source.name).encode())
-    except (TrtVqganError, OSError) as error:
-        print(f"page: error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return write_page(arguments, page, module="trt_vqgan.benchmarks.peers.page")
 
 
 if __name__ == "__main__":
