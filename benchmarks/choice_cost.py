@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import time
 
+from trt_vqgan.benchmarks.arguments import shape_argument
 from trt_vqgan.benchmarks.fresh_process import peak_bytes
 from trt_vqgan.benchmarks.random_models import RandomWeights
 from trt_vqgan.benchmarks.shapes import model_of_shape
@@ -19,9 +20,9 @@ from trt_vqgan.manifest import SamplingDefaults
 def main(arguments: list[str] | None = None) -> None:
     """Choose and print."""
     parser = argparse.ArgumentParser(prog="python -m trt_vqgan.benchmarks.choice_cost", description=__doc__)
-    parser.add_argument("shape", help="LAYERSxWIDTH")
-    layers, _, width = parser.parse_args(arguments).shape.partition("x")
-    spec = model_of_shape(int(layers), width=int(width))
+    parser.add_argument("shape", type=shape_argument, metavar="LAYERSxWIDTH")
+    layers, width = parser.parse_args(arguments).shape
+    spec = model_of_shape(layers, width=width)
     started = time.perf_counter()
 
     def say(stage: str) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from trt_vqgan.benchmarks.arguments import count_argument, shape_argument
 from trt_vqgan.benchmarks.decode_steps import EngineSteps, StepRunner, time_steps
 from trt_vqgan.benchmarks.interleaving import in_turn
 from trt_vqgan.benchmarks.prefill_rows import prefill_last
@@ -126,19 +127,19 @@ def main(arguments: list[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("bundles", nargs="*", type=Path)
-    parser.add_argument("--shape", help="LAYERSxWIDTH")
+    parser.add_argument("--shape", type=shape_argument, metavar="LAYERSxWIDTH")
     parser.add_argument("--folder", type=Path, help="where the graphs of a shape are kept")
     parser.add_argument("--runner", choices=(NATIVE, OURS), action="append", help="both by default")
-    parser.add_argument("--batch", type=int, action="append", help="1 and 8 by default")
-    parser.add_argument("--steps", type=int, default=102)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int)
+    parser.add_argument("--batch", type=count_argument, action="append", help="1 and 8 by default")
+    parser.add_argument("--steps", type=count_argument, default=102)
+    parser.add_argument("--rounds", type=count_argument, default=3)
+    parser.add_argument("--threads", type=count_argument)
     options = parser.parse_args(arguments)
     if bool(options.bundles) == bool(options.shape) or bool(options.shape) != bool(options.folder):
         parser.error("wanted either bundles, or --shape with --folder")
     if options.shape:
-        layers, _, width = options.shape.partition("x")
-        spec = model_of_shape(int(layers), width=int(width))
+        layers, width = options.shape
+        spec = model_of_shape(layers, width=width)
         variants = write_variants(spec, options.folder)
     else:
         manifests = [read_manifest(path) for path in options.bundles]

@@ -27,6 +27,19 @@ HEAD_SIZE = 64
 """Of the published transformers, whose width is a multiple of it; other widths get 16 heads, or one."""
 
 
+def parse_shape(text: str) -> tuple[int, int]:
+    """Return (layers, width) of "12x768".
+
+    Raises
+    ------
+    SpecError : it isn't of that form.
+    """
+    layers, cross, width = text.lower().partition("x")
+    if not (cross and layers.isdecimal() and width.isdecimal() and int(layers) >= 1 and int(width) >= 1):
+        raise SpecError(f"{text!r} is no LAYERSxWIDTH, for example 12x768")
+    return int(layers), int(width)
+
+
 def model_of_shape(layers: int, *, width: int) -> ModelSpec:
     """Return an unconditional model: the published f16 VQGAN at 256x256 pixels, so 256 codes, and a GPT of this shape.
 

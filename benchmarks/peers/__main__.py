@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trt_vqgan.atomic_file import write_bytes
+from trt_vqgan.benchmarks.arguments import count_argument, shape_argument
 from trt_vqgan.benchmarks.context import Context, Say
 from trt_vqgan.benchmarks.peers.contenders import BITS, package_versions
 from trt_vqgan.benchmarks.peers.measuring import measure
@@ -24,6 +25,7 @@ from trt_vqgan.benchmarks.report import Report, to_json
 from trt_vqgan.benchmarks.rows import Row
 from trt_vqgan.benchmarks.shapes import model_of_shape
 from trt_vqgan.benchmarks.tables import heading, text_table
+from trt_vqgan.errors import TrtVqganError
 from trt_vqgan.runtime.threads import resolve_threads
 
 
@@ -57,22 +59,28 @@ def main(arguments: list[str] | None = None) -> None:
     """Measure, print the table and write the report."""
     parser = argparse.ArgumentParser(prog="python -m trt_vqgan.benchmarks.peers", description=__doc__)
     parser.add_argument("--json", type=Path, required=True)
-    parser.add_argument("--shape", default="12x768", metavar="LAYERSxWIDTH")
-    parser.add_argument("--batch", type=int, action="append", help="rows at once; repeatable")
+    parser.add_argument("--shape", type=shape_argument, default=(12, 768), metavar="LAYERSxWIDTH")
+    parser.add_argument("--batch", type=count_argument, action="append", help="rows at once; repeatable")
     parser.add_argument("--precision", action="append", choices=BITS, help="a group that is measured; repeatable")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--threads", type=int)
+    parser.add_argument("--repeats", type=count_argument, default=5)
+    parser.add_argument("--threads", type=count_argument)
     given = sys.argv[1:] if arguments is None else arguments
     options = parser.parse_args(given)
-    layers, _, width = options.shape.partition("x")
+    try:
+        _measure(options, " ".join([parser.prog, *given]))
+    except TrtVqganError as error:
+        sys.exit(f"peers: error: {error}")
+
+
+def _measure(options: argparse.Namespace, command: str) -> None:
     report = run(
-        shape=(int(layers), int(width)),
+        shape=options.shape,
         batches=options.batch or (1, 8),
         bits=options.precision or BITS,
         repeats=options.repeats,
         threads=options.threads,
         # where the report lies on this machine is nobody's business
-        command=" ".join([parser.prog, *given]).replace(str(options.json), options.json.name),
+        command=command.replace(str(options.json), options.json.name),
         say=lambda line: print(f"peers: {line}", file=sys.stderr, flush=True),
     )
     write_bytes(options.json, to_json(report).encode())

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import click
 
+from trt_vqgan.benchmarks.shapes import parse_shape
 from trt_vqgan.cli import options
 from trt_vqgan.cli.commands import debug_option
+from trt_vqgan.errors import SpecError
 from trt_vqgan.extras import import_module
 
 PARTS = ("encode", "decode", "prefill", "step", "sampler", "generate", "window")
@@ -18,12 +20,10 @@ STDOUT = Path("-")
 
 def _shapes(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> tuple[tuple[int, int], ...]:
     """Return (layers, width) of each "12x768"."""
-    shapes = []
-    for value in values:
-        layers, cross, width = value.lower().partition("x")
-        if not (cross and layers.isdecimal() and width.isdecimal() and int(layers) >= 1 and int(width) >= 1):
-            raise click.BadParameter(f"{value!r} is no LAYERSxWIDTH, for example 12x768")
-        shapes.append((int(layers), int(width)))
+    try:
+        shapes = [parse_shape(value) for value in values]
+    except SpecError as error:
+        raise click.BadParameter(str(error)) from None
     if len(set(shapes)) != len(shapes):
         raise click.BadParameter("the same shape is given twice")
     return tuple(shapes)
