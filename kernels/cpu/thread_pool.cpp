@@ -62,10 +62,19 @@ void Signal::wait_beyond(uint32_t value, int awake_us) {
 
 ThreadPool::ThreadPool(int threads)
     : threads_(threads), places_(new Place[threads]), allowed_(threads), pause_ns_(kShortestPauseNs) {
-    for (int t = 1; t < threads; t++) workers_.emplace_back([this, t] { worker(t); });
+    try {
+        for (int t = 1; t < threads; t++) workers_.emplace_back([this, t] { worker(t); });
+    } catch (...) {  // a thread that is destroyed before it is joined ends the program
+        close();
+        throw;
+    }
 }
 
 ThreadPool::~ThreadPool() {
+    close();
+}
+
+void ThreadPool::close() {
     closing_ = true;
     for (int t = 1; t < threads_; t++) places_[t].started.raise();
     for (auto &thread : workers_) thread.join();

@@ -36,7 +36,7 @@ class ThreadPool {
   public:
     using Work = void (*)(void *argument, int thread);
 
-    explicit ThreadPool(int threads);
+    explicit ThreadPool(int threads);  // throws where the system has no more threads or memory
     ~ThreadPool();
 
     int threads() const { return active_; }  // of the present run
@@ -60,6 +60,7 @@ class ThreadPool {
     };
 
     void worker(int thread);
+    void close();  // ends and joins the workers that there are
 
     int threads_;
     int active_ = 1;  // in the present run

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from trt_vqgan.runtime.native.build import SOURCES, find_compiler
+from tests.conftest import ROOT
+from trt_vqgan.runtime.native.build import SOURCES, built_library, find_compiler
 
 if find_compiler() is None:
     pytest.skip("no C++ compiler on this machine", allow_module_level=True)
@@ -19,6 +20,29 @@ PROGRAM = Path(__file__).resolve().parent / "thread_pool_check.cpp"
 ONE_PROCESSOR_SECONDS = 0.3
 """Processor time of 2000 phases of two threads on one processor. Measured: 0.002; 2.0 where they wait awake for each
 other in every phase."""
+
+STARVED = """
+import resource
+from pathlib import Path
+from tests.benchmarks.tiny_models import TINY
+from trt_vqgan.errors import BackendUnavailableError
+from trt_vqgan.runtime.native.engine import NativeEngine
+from trt_vqgan.runtime.native.network import Network
+
+def refused(open_it):
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (100 << 20), limits[1]))
+    try:
+        open_it()
+    except BackendUnavailableError as error:
+        return str(error)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+
+print(refused(lambda: NativeEngine(Path("none.onnx"), TINY.transformer, threads=1024)))
+print(refused(lambda: Network([], None, threads=1024)))
+"""
 
 
 def compiled(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
@@ -62,3 +86,25 @@ def test_threads_that_share_a_processor_dont_wait_awake_for_each_other(tmp_path:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert float(done.stdout) < ONE_PROCESSOR_SECONDS
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="address space isn't limited on this system")
+def test_a_pool_that_doesnt_get_its_threads_says_so_and_leaves_none(tmp_path: Path) -> None:
+    """It throws, instead of ending the program with threads that nobody joined."""
+    built = compiled(tmp_path, "-O1")
+    assert built.returncode == 0, built.stderr
+    done = subprocess.run([tmp_path / "check", "starve"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="address space isn't limited on this system")
+def test_engines_that_dont_get_their_threads_are_unavailable() -> None:
+    """Both, transformer's and networks', in a process that doesn't end by it."""
+    built_library()
+    done = subprocess.run([sys.executable, "-c", STARVED], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    told = done.stdout.splitlines()
+    assert len(told) == 2
+    for line in told:
+        assert line.startswith("native backend: ")
+        assert "1024 threads are not to be had" in line

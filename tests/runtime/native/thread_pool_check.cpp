@@ -1,10 +1,15 @@
 // Exercises kernels/cpu/thread_pool.cpp by itself: `hammer` checks what many threads compute, `share` what two threads
-// on one processor cost. Prints what the test reads, or says what is wrong and returns 1.
+// on one processor cost, `starve` what is left of a pool that doesn't get all of its threads. Prints what the test
+// reads, or says what is wrong and returns 1.
+#include <sys/resource.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstring>
 #include <ctime>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -88,8 +93,39 @@ int share() {
     return 0;
 }
 
+// Address space for the stacks of some threads, but not of all.
+int starve() {
+    const int threads = 1024;
+    unsigned long pages = 0;
+    FILE *file = fopen("/proc/self/statm", "r");
+    rlimit before, tight;
+    if (!file || fscanf(file, "%lu", &pages) != 1 || getrlimit(RLIMIT_AS, &before)) return 1;
+    fclose(file);
+    tight = before;
+    tight.rlim_cur = pages * sysconf(_SC_PAGESIZE) + (uint64_t(100) << 20);
+    if (setrlimit(RLIMIT_AS, &tight)) return 1;
+    bool refused = false;
+    try {
+        cpu::ThreadPool pool(threads);
+    } catch (const std::system_error &) {
+        refused = true;
+    }
+    setrlimit(RLIMIT_AS, &before);
+    if (!refused) {
+        printf("%d threads were to be had\n", threads);
+        return 1;
+    }
+    cpu::ThreadPool one(1), three(3);
+    if (digest(three, 5, 40, -1, false) != digest(one, 5, 40, -1, true)) {
+        printf("wrong values of a later pool\n");
+        return 1;
+    }
+    return 0;
+}
+
 }  // namespace
 
 int main(int count, char **arguments) {
-    return count == 2 && !strcmp(arguments[1], "hammer") ? hammer() : share();
+    const char *what = count == 2 ? arguments[1] : "";
+    return !strcmp(what, "hammer") ? hammer() : !strcmp(what, "starve") ? starve() : share();
 }
