@@ -116,7 +116,7 @@ def _open_transformer(
     from trt_vqgan.runtime.native.engine import NativeEngine
 
     native = NativeEngine(path, transformer, threads=threads)
-    models.transformer = native.instructions
+    models.transformer = native.describe()
     models.generator = CodeGenerator(manifest.model, native)
 
 

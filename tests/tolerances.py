@@ -48,6 +48,10 @@ INT8_ENGINES = 0.05
 """int8 logits of the CPU kernels against those of ONNX Runtime, over the largest magnitude, for the same random models.
 Measured: 0.015. Both round activations to 8 bits, and a last bit before may move one by a whole step."""
 
+LOGITS_HALF_CACHE = 0.05
+"""int8 and int4 logits with caches of float16 against float32, over the largest magnitude, for the same models.
+Measured: 0.018, as a last bit before may move a rounded activation by a whole step."""
+
 NLL_FP32 = 1e-4
 """Nats a code of the trained landscape model in fp32 against the published code. Measured: 1e-6."""
 

@@ -18,6 +18,6 @@
 
 namespace cpu {
 
-const Kernels CPU_TABLE = {CPU_NAME, kMaxQueries, panel, attend, layer_norm, quantize_row};
+const Kernels CPU_TABLE = {CPU_NAME, kMaxQueries, panel, attend, append, layer_norm, quantize_row};
 
 }  // namespace cpu

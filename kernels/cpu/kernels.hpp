@@ -52,15 +52,21 @@ struct PanelTask {
     bool near;    // the processor likes to be asked for memory ahead in its first cache level
 };
 
-// Attention of up to `max_queries` queries of one head to the leading positions of a row's cache. Keys lie in blocks of
-// 16 positions, (block, channel, 16); values as (position, value_stride).
+// One head's cache of one row: floats, or float16. Keys lie in blocks of 16 positions, (block, channel, 16); values as
+// (position, value_stride).
+struct HeadCache {
+    void *keys, *values;
+    int head_size, value_stride;
+    bool halves;
+};
+
+// Attention of up to `max_queries` queries of one head to the leading positions of its cache.
 struct AttentionTask {
     int count;
     const float *query[kMostQueries];
     float *out[kMostQueries];
     int visible[kMostQueries];  // leading positions that each query sees, at least 1
-    const float *keys, *values;
-    int head_size, value_stride;
+    HeadCache cache;
     float *scores;  // scratch, count x positions rounded up to 16
 };
 
@@ -69,6 +75,7 @@ struct Kernels {
     int max_queries;
     void (*panel)(const PanelTask &);
     void (*attend)(const AttentionTask &);
+    void (*append)(const HeadCache &, size_t position, const float *key, const float *value);
     void (*layer_norm)(const float *x, const float *weight, const float *bias, int width, float *out);
     void (*quantize_row)(const float *x, int blocks, int block, int8_t *q, float *scales, int32_t *sums);
 };

@@ -10,6 +10,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "half.hpp"
+
 namespace {
 
 constexpr int kLanes = 16;
@@ -20,14 +22,6 @@ inline void prefetch_near(const void *p) {
 inline void prefetch_far(const void *p) {
     __builtin_prefetch(p, 0, 2);
 }  // into the second level only
-
-inline float half_to_float(uint16_t h) {
-    // exact; a bundle's scales are normal numbers, 0 is kept for what is padded
-    uint32_t bits = (uint32_t(h & 0x8000) << 16) | ((h & 0x7fff) ? ((uint32_t(h & 0x7fff) << 13) + 0x38000000u) : 0);
-    float f;
-    memcpy(&f, &bits, 4);
-    return f;
-}
 
 }  // namespace
 

@@ -74,6 +74,9 @@ inline F16 times_power_of_two(F16 a, I16 n) {
 inline F16 load_halves(const uint16_t *p) {
     return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
 }
+inline void store_halves(uint16_t *p, F16 a) {  // to nearest, ties to even
+    _mm256_storeu_si256((__m256i *)p, _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
 inline void store_bytes(int8_t *p, I16 a) {
     _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8(a));
 }

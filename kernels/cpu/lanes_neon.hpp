@@ -103,6 +103,10 @@ inline F16 load_halves(const uint16_t *p) {
     return {vcvt_f32_f16(vget_low_f16(low)), vcvt_high_f32_f16(low), vcvt_f32_f16(vget_low_f16(high)),
             vcvt_high_f32_f16(high)};
 }
+inline void store_halves(uint16_t *p, F16 x) {
+    vst1q_u16(p, vreinterpretq_u16_f16(vcvt_high_f16_f32(vcvt_f16_f32(x.a), x.b)));
+    vst1q_u16(p + 8, vreinterpretq_u16_f16(vcvt_high_f16_f32(vcvt_f16_f32(x.c), x.d)));
+}
 inline void to_array(float *p, F16 x) {
     store(p, x);
 }

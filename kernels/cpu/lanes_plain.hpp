@@ -75,6 +75,9 @@ inline F16 load_halves(const uint16_t *p) {
     for (int i = 0; i < kLanes; i++) x[i] = half_to_float(p[i]);
     return x;
 }
+inline void store_halves(uint16_t *p, F16 x) {
+    for (int i = 0; i < kLanes; i++) p[i] = float_to_half(x[i]);
+}
 inline void to_array(float *p, F16 x) {
     store(p, x);
 }

@@ -1,8 +1,8 @@
 #include "transformer.hpp"
 
 #include <algorithm>
-#include <cstring>
 
+#include "half.hpp"
 #include "instructions.hpp"
 
 namespace cpu {
@@ -22,13 +22,6 @@ int rounded(int n, int to) {
 // off the powers of two, so that the rows of a block don't meet in one place of the first cache level
 size_t row_stride(int n) {
     return rounded(n, 64) + 16;
-}
-
-float to_float(uint16_t h) {
-    uint32_t bits = (uint32_t(h & 0x8000) << 16) | ((h & 0x7fff) ? ((uint32_t(h & 0x7fff) << 13) + 0x38000000u) : 0);
-    float f;
-    memcpy(&f, &bits, 4);
-    return f;
 }
 
 }  // namespace
@@ -137,7 +130,7 @@ void Transformer::embed(int thread, int first, int count) {
         if (table.values) {
             for (int i = 0; i < sizes.width; i++) x[i] += table.values[start + i];
         } else {
-            const float scale = to_float(table.scales[row]);
+            const float scale = half_to_float(table.scales[row]);
             for (int i = 0; i < sizes.width; i++) x[i] += float(table.codes[start + i]) * scale;
         }
     };
@@ -227,32 +220,24 @@ void Transformer::attention(int thread, int layer, int first, int batch, bool sh
     pool_.finish_phase(thread);
 }
 
-float *Transformer::keys(int layer, int row, int head) const {
-    return run_->keys + ((size_t(layer) * run_->cache_rows + row) * sizes.heads + head) * run_->capacity * head_size_;
-}
-
-float *Transformer::values(int layer, int row, int head) const {
-    return run_->values +
-           ((size_t(layer) * run_->cache_rows + row) * sizes.heads + head) * run_->capacity * value_stride_;
+HeadCache Transformer::cache(int layer, int row, int head) const {
+    const size_t positions =
+        ((size_t(layer) * run_->cache_rows + row) * sizes.heads + head) * run_->capacity * run_->number_bytes;
+    return {(uint8_t *)run_->keys + positions * head_size_, (uint8_t *)run_->values + positions * value_stride_,
+            head_size_, value_stride_, run_->number_bytes == 2};
 }
 
 void Transformer::append(int layer, int first, int row, int head) {
-    float *to_keys = keys(layer, first + row, head), *to_values = values(layer, first + row, head);
+    const HeadCache to = cache(layer, first + row, head);
     for (int t = 0; t < run_->tokens; t++) {
         const float *qkv = buffers_.qkv.data() + (size_t(row) * run_->tokens + t) * qkv_stride_ + head * head_size_;
-        const size_t position = run_->starts[first + row] + t;
-        float *key = to_keys + position / 16 * 16 * head_size_ + position % 16;
-        for (int d = 0; d < head_size_; d++) key[d * 16] = qkv[sizes.width + d];
-        memcpy(to_values + position * value_stride_, qkv + 2 * sizes.width, 4 * head_size_);
+        kernels_.append(to, run_->starts[first + row] + t, qkv + sizes.width, qkv + 2 * sizes.width);
     }
 }
 
 void Transformer::attend(int thread, int layer, int first, int row, int head, int begin, int end, bool shorten) {
     AttentionTask task{};
-    task.keys = keys(layer, first + row, head);
-    task.values = values(layer, first + row, head);
-    task.head_size = head_size_;
-    task.value_stride = value_stride_;
+    task.cache = cache(layer, first + row, head);
     task.scores = own_[thread].scores.data();
     const int queries = shorten ? run_->wanted : run_->tokens;
     for (int next = begin; next < end; next += task.count) {

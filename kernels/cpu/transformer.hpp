@@ -27,8 +27,8 @@ struct Table {
 };
 
 // What one run is to do. Caches, for all layers: keys (layer, row, head, capacity / 16, channel, 16) and values (layer,
-// row, head, capacity, head size rounded up to 16), floats. They may have more rows than the run, which takes the
-// first.
+// row, head, capacity, head size rounded up to 16), floats or float16. They may have more rows than the run, which
+// takes the first.
 struct Run {
     int32_t batch, tokens;
     int32_t unmasked;  // leading positions that see each other both ways
@@ -36,9 +36,10 @@ struct Run {
     const int64_t *ids;      // (batch, tokens)
     const int64_t *starts;   // (batch), the position of each row's first token
     const int64_t *indices;  // (wanted), which of the tokens get logits
-    float *keys, *values;
+    void *keys, *values;
     int64_t capacity, cache_rows;
-    float *logits;  // (batch, wanted, vocabulary)
+    int64_t number_bytes;  // of a cache: 4, or 2 for float16
+    float *logits;         // (batch, wanted, vocabulary)
 };
 
 class Transformer {
@@ -94,8 +95,7 @@ class Transformer {
     void attention(int thread, int layer, int first, int batch, bool shorten);
     void append(int layer, int first, int row, int head);
     void attend(int thread, int layer, int first, int row, int head, int begin, int end, bool shorten);
-    float *keys(int layer, int row, int head) const;
-    float *values(int layer, int row, int head) const;
+    HeadCache cache(int layer, int row, int head) const;
 
     const Kernels &kernels_;
     const bool near_;

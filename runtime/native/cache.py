@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -11,7 +13,8 @@ from trt_vqgan.spec import TransformerSpec
 LANES = 16
 """Positions whose keys lie side by side, channel by channel; channels of values are padded to a multiple."""
 
-FloatArray = npt.NDArray[np.float32]
+FloatArray = npt.NDArray[np.floating[Any]]
+Number = type[np.float32] | type[np.float16]
 
 
 class NativeCache:
@@ -19,31 +22,30 @@ class NativeCache:
 
     Attributes
     ----------
-    keys : float32 (layers, B, H, capacity / 16, D, 16).
-    values : float32 (layers, B, H, capacity, D rounded up to 16).
+    keys : ``number`` (layers, B, H, capacity / 16, D, 16).
+    values : ``number`` (layers, B, H, capacity, D rounded up to 16).
 
     Parameters
     ----------
     spec : the transformer's sizes.
     batch : rows.
     capacity : positions that a row may reach; rounded up to whole buckets.
+    number : float32 or float16.
     """
 
-    def __init__(self, spec: TransformerSpec, *, batch: int, capacity: int) -> None:
+    def __init__(self, spec: TransformerSpec, *, batch: int, capacity: int, number: Number = np.float32) -> None:
         self.spec = spec
         self.batch = batch
         self.capacity = bucket_length(max(capacity, 1))
         heads, size = spec.num_heads, spec.head_size
         padded = _padded(size)
-        self.keys: FloatArray = np.zeros(
-            (spec.num_layers, batch, heads, self.capacity // LANES, size, LANES), np.float32
-        )
-        self.values: FloatArray = np.zeros((spec.num_layers, batch, heads, self.capacity, padded), np.float32)
+        self.keys: FloatArray = np.zeros((spec.num_layers, batch, heads, self.capacity // LANES, size, LANES), number)
+        self.values: FloatArray = np.zeros((spec.num_layers, batch, heads, self.capacity, padded), number)
 
     @staticmethod
-    def bytes_needed(spec: TransformerSpec, *, batch: int, capacity: int) -> int:
-        """Return the bytes of a cache: 4 x layers x rows x heads x capacity x (head size, and it padded)."""
-        a_position = 4 * spec.num_heads * (spec.head_size + _padded(spec.head_size))
+    def bytes_needed(spec: TransformerSpec, *, batch: int, capacity: int, number: Number = np.float32) -> int:
+        """Return a cache's bytes: a number's x layers x rows x heads x capacity x (head size, and it padded)."""
+        a_position = np.dtype(number).itemsize * spec.num_heads * (spec.head_size + _padded(spec.head_size))
         return spec.num_layers * batch * bucket_length(max(capacity, 1)) * a_position
 
     def reserve(self, positions: int) -> bool:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from trt_vqgan.errors import BackendUnavailableError, ShapeError
 from trt_vqgan.runtime.native.build import built_library
-from trt_vqgan.runtime.native.cache import NativeCache
+from trt_vqgan.runtime.native.cache import NativeCache, Number
 from trt_vqgan.runtime.native.graph_weights import GraphWeights
 from trt_vqgan.runtime.native.library import Run, Sizes, Stored, Table, open_library
 from trt_vqgan.runtime.native.matrices import StoredMatrix, matrices
@@ -32,7 +32,13 @@ class NativeEngine:
     """One copy of the weights, packed for reading from front to back, that serves prefill and decode steps.
 
     Every number is summed in one fixed order, so logits are equal to the bit in any batch, through prefill or steps,
-    with any number of threads. Safe to call from several threads: runs take turns, and touch only their caller's cache.
+    with any number of threads. Where matrices are in 8 or 4 bits, keys and values are kept in float16: of float32 they
+    would be a tenth to a fifth of what a step of one picture reads, and most of what one of many does. Safe to call
+    from several threads: runs take turns, and touch only their caller's cache.
+
+    Attributes
+    ----------
+    cache_number : what keys and values are kept in, float32 or float16.
 
     Parameters
     ----------
@@ -64,6 +70,7 @@ class NativeEngine:
             )
         self._model = ctypes.c_void_p(model)
         self._close = weakref.finalize(self, self._library.cpu_close, self._model)
+        self.cache_number: Number = np.float32
         self._tables: list[npt.NDArray[Any]] = []  # read by the library for as long as it runs
         self._read(GraphWeights(path))
 
@@ -73,13 +80,17 @@ class NativeEngine:
         name: bytes = self._library.cpu_instructions(self._model)
         return name.decode()
 
+    def describe(self) -> str:
+        """Return what runs, such as "AVX-512 VNNI, caches in float16"."""
+        return self.instructions + (", caches in float16" if self.cache_number is np.float16 else "")
+
     def new_cache(self, *, batch: int, capacity: int) -> NativeCache:
         """Return an empty cache for ``batch`` rows of at most ``capacity`` positions."""
-        return NativeCache(self.spec, batch=batch, capacity=capacity)
+        return NativeCache(self.spec, batch=batch, capacity=capacity, number=self.cache_number)
 
     def cache_bytes(self, *, batch: int, capacity: int) -> int:
         """Return the bytes that `new_cache` allocates for it."""
-        return NativeCache.bytes_needed(self.spec, batch=batch, capacity=capacity)
+        return NativeCache.bytes_needed(self.spec, batch=batch, capacity=capacity, number=self.cache_number)
 
     def prefill(
         self,
@@ -170,6 +181,7 @@ class NativeEngine:
             cache.values.ctypes.data,
             cache.capacity,
             cache.batch,
+            cache.keys.itemsize,
             logits.ctypes.data,
         )
         self._run(run)
@@ -202,6 +214,8 @@ class NativeEngine:
 
     def _read(self, weights: GraphWeights) -> None:
         sources = list(matrices(weights, self.spec))
+        if any(source.bits < 32 for source in sources):
+            self.cache_number = np.float16
         needed = sum(
             self._library.cpu_packed_bytes(sum(s.outputs), s.inputs, s.bits, s.block) + _ALIGNMENT for s in sources
         )
@@ -274,6 +288,7 @@ class NativeStepper:
             cache.values.ctypes.data,
             cache.capacity,
             cache.batch,
+            cache.keys.itemsize,
             self._logits.ctypes.data,
         )
 

@@ -38,6 +38,7 @@ class Run(ctypes.Structure):
         *((name, _POINTER) for name in ("ids", "starts", "indices", "keys", "values")),
         ("capacity", ctypes.c_int64),
         ("cache_rows", ctypes.c_int64),
+        ("number_bytes", ctypes.c_int64),
         ("logits", _POINTER),
     )
 

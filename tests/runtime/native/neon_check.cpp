@@ -118,15 +118,21 @@ void write_panels(const cpu::Kernels &kernels, int bits, int block, int inputs) 
     }
 }
 
+template <typename Number>
 void write_attention(const cpu::Kernels &kernels, int head_size) {
     constexpr int queries = 5, positions = 210, padded = 224;
     const int stride = (head_size + 15) / 16 * 16;
-    const std::vector<float> keys = floats(size_t(padded) * head_size, -2.0f, 2.0f);
-    const std::vector<float> values = floats(size_t(padded) * stride, -1.0f, 1.0f);
     const std::vector<float> query = floats(size_t(queries) * head_size, -1.0f, 1.0f);
+    std::vector<Number> keys(size_t(padded) * head_size), values(size_t(padded) * stride);
     std::vector<float> out(size_t(queries) * head_size, 0.0f), scores(size_t(cpu::kMostQueries) * padded);
     const int visible[queries] = {1, 17, 64, 209, positions};
     cpu::AttentionTask task{};
+    task.cache = {keys.data(), values.data(), head_size, stride, sizeof(Number) == 2};
+    task.scores = scores.data();
+    for (int i = 0; i < positions; i++) {
+        const std::vector<float> key = floats(head_size, -2.0f, 2.0f), value = floats(head_size, -1.0f, 1.0f);
+        kernels.append(task.cache, i, key.data(), value.data());
+    }
     for (int first = 0; first < queries; first += task.count) {
         task.count = std::min(kernels.max_queries, queries - first);
         for (int k = 0; k < task.count; k++) {
@@ -134,14 +140,12 @@ void write_attention(const cpu::Kernels &kernels, int head_size) {
             task.out[k] = &out[size_t(first + k) * head_size];
             task.visible[k] = visible[first + k];
         }
-        task.keys = keys.data();
-        task.values = values.data();
-        task.head_size = head_size;
-        task.value_stride = stride;
-        task.scores = scores.data();
         kernels.attend(task);
     }
-    write("attention_" + std::to_string(head_size), out);
+    const std::string name = std::to_string(head_size) + "_" + std::to_string(sizeof(Number));
+    write("attention_" + name, out);
+    write("keys_" + name, keys);
+    write("values_" + name, values);
 }
 
 void write_rows(const cpu::Kernels &kernels) {
@@ -272,17 +276,18 @@ void write_transformer(const cpu::Kernels &kernels, int bits) {
     const std::vector<uint16_t> scales(vocabulary, 0x2000);
     model.set_table(0, {nullptr, codes.data(), scales.data()});
     model.set_table(1, {places.data(), nullptr, nullptr});
-    std::vector<float> keys(size_t(layers) * batch * heads * capacity * head_size, 0.0f);
-    std::vector<float> values(size_t(layers) * batch * heads * capacity * value_stride, 0.0f);
+    const int number_bytes = bits == 32 ? 4 : 2;
+    const size_t cached = size_t(layers) * batch * heads * capacity * number_bytes;
+    std::vector<uint8_t> keys(cached * head_size), values(cached * value_stride);
     std::vector<float> logits(size_t(batch) * tokens * vocabulary), step(size_t(batch) * vocabulary);
     std::vector<int64_t> ids(batch * tokens), starts(batch, 0), indices(tokens);
     for (int64_t &id : ids) id = random_bits() % vocabulary;
     for (int t = 0; t < tokens; t++) indices[t] = t;
     model.run({batch, tokens, 4, tokens, ids.data(), starts.data(), indices.data(), keys.data(), values.data(),
-               capacity, batch, logits.data()});
+               capacity, batch, number_bytes, logits.data()});
     starts.assign(batch, tokens);
     model.run({batch, 1, 4, 1, ids.data(), starts.data(), indices.data(), keys.data(), values.data(), capacity, batch,
-               step.data()});
+               number_bytes, step.data()});
     write("transformer_bits" + std::to_string(bits), logits);
     write("transformer_bits" + std::to_string(bits) + "_step", step);
 }
@@ -328,7 +333,10 @@ int main(int count, char **arguments) {
     write_panels(*kernels, 32, 32, 600);
     for (int bits : {8, 4})
         for (int block : {32, 64}) write_panels(*kernels, bits, block, 1100);
-    for (int head_size : {24, 64, 104}) write_attention(*kernels, head_size);
+    for (int head_size : {24, 64, 104}) {
+        write_attention<float>(*kernels, head_size);
+        write_attention<uint16_t>(*kernels, head_size);
+    }
     write_rows(*kernels);
     write_pictures_rows(*choice.rows);
     write_convolutions(choice);

@@ -13,10 +13,10 @@ import pytest
 
 from tests.runtime.leading_rows import check_leading_rows
 from tests.runtime.small_models import SmallModel, make_model, random_tokens
-from tests.tolerances import INT8_ENGINES, LOGITS_FP32, LOGITS_INT8_SMALL
+from tests.tolerances import INT8_ENGINES, LOGITS_FP32, LOGITS_HALF_CACHE, LOGITS_INT8_SMALL
 from trt_vqgan.errors import BackendUnavailableError, BundleError, ShapeError
 from trt_vqgan.runtime.native.build import find_compiler, find_library
-from trt_vqgan.runtime.native.cache import NativeCache
+from trt_vqgan.runtime.native.cache import NativeCache, Number
 from trt_vqgan.runtime.native.engine import NativeEngine
 from trt_vqgan.runtime.native.graph_weights import GraphWeights
 from trt_vqgan.spec import TransformerSpec
@@ -265,14 +265,29 @@ def test_rows_of_a_cache_are_copied(engine: NativeEngine) -> None:
     np.testing.assert_array_equal(found[:, 0], all_rows(engine, tokens)[rows, -1])
 
 
+def test_caches_are_in_halves_where_weights_are_rounded_too(engine: NativeEngine, precision: str) -> None:
+    """The first layer's numbers depend on no cache; the last's do."""
+    tokens = random_tokens(engine.spec, 2, 40)
+    own = engine.new_cache(batch=2, capacity=40)
+    floats = NativeCache(engine.spec, batch=2, capacity=40, number=np.float32)
+    assert own.keys.dtype == own.values.dtype == (np.float32 if precision == "fp32" else np.float16)
+    own_logits, logits = (engine.prefill(cache, tokens, rows=np.arange(40)) for cache in (own, floats))
+    np.testing.assert_array_equal(own.keys[0], floats.keys[0].astype(own.keys.dtype))
+    np.testing.assert_array_equal(own.values[0], floats.values[0].astype(own.keys.dtype))
+    assert np.array_equal(own_logits, logits) == (precision == "fp32")
+    assert engine.describe().endswith("float16") == (precision != "fp32")
+    np.testing.assert_allclose(own_logits, logits, atol=LOGITS_HALF_CACHE * float(np.abs(logits).max()), rtol=0)
+
+
 @pytest.mark.parametrize(("batch", "capacity"), [(1, 0), (3, 64), (2, 65)])
 @pytest.mark.parametrize("width", [64, 104])
-def test_the_bytes_of_a_cache_are_those_that_it_holds(batch: int, capacity: int, width: int) -> None:
+@pytest.mark.parametrize("number", [np.float32, np.float16])
+def test_the_bytes_of_a_cache_are_those_that_it_holds(batch: int, capacity: int, width: int, number: Number) -> None:
     """Values of a head size of 52 are padded to 64."""
     spec = TransformerSpec(vocab_size=61, max_seq_len=200, num_layers=3, num_heads=2, hidden_size=width)
-    cache = NativeCache(spec, batch=batch, capacity=capacity)
+    cache = NativeCache(spec, batch=batch, capacity=capacity, number=number)
     wanted = cache.keys.nbytes + cache.values.nbytes
-    assert NativeCache.bytes_needed(spec, batch=batch, capacity=capacity) == wanted
+    assert NativeCache.bytes_needed(spec, batch=batch, capacity=capacity, number=number) == wanted
 
 
 def test_the_engine_says_the_bytes_of_its_caches(engine: NativeEngine) -> None:
