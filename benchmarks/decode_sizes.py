@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
-from pathlib import Path
 
 from trt_vqgan.atomic_file import write_bytes
+from trt_vqgan.benchmarks.arguments import file_argument
 from trt_vqgan.benchmarks.bench import measure
 from trt_vqgan.benchmarks.report import Report, to_json
 from trt_vqgan.benchmarks.shapes import model_of_shape
@@ -46,7 +46,7 @@ def run(*, sides: tuple[int, ...], repeats: int, threads: int | None, baseline: 
 def main(arguments: list[str] | None = None) -> None:
     """Measure and write the report."""
     parser = argparse.ArgumentParser(prog="python -m trt_vqgan.benchmarks.decode_sizes", description=__doc__)
-    parser.add_argument("--json", type=Path, required=True)
+    parser.add_argument("--json", type=file_argument, required=True)
     parser.add_argument("--side", type=int, action="append", help="side of the picture, pixels; repeatable")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int)

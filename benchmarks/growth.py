@@ -11,11 +11,11 @@ import dataclasses
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 
 from trt_vqgan.atomic_file import write_bytes
+from trt_vqgan.benchmarks.arguments import file_argument
 from trt_vqgan.benchmarks.arithmetic import step_operations, step_weight_bytes
 from trt_vqgan.benchmarks.context import Context
 from trt_vqgan.benchmarks.engines import MeasuredEngine, open_engines
@@ -194,7 +194,7 @@ def run(*, repeats: int, threads: int | None, precisions: Sequence[str], say: Ca
 def main(arguments: list[str] | None = None) -> None:
     """Measure and write the report."""
     parser = argparse.ArgumentParser(prog="python -m trt_vqgan.benchmarks.growth", description=__doc__)
-    parser.add_argument("--json", type=Path, required=True)
+    parser.add_argument("--json", type=file_argument, required=True)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--precision", action="append", choices=("fp32", "int8", "int4"))

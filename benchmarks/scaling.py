@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from trt_vqgan.benchmarks.arguments import file_argument
 from trt_vqgan.errors import ShapeError, TrtVqganError
 from trt_vqgan.runtime.jobs.shard_queue import MAX_LOSSES, ShardQueue
 from trt_vqgan.runtime.jobs.shards import Shard, shards_of
@@ -261,7 +262,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--png-bytes", type=float, default=80e3, help="of a picture's file; 0 for codes only")
     parser.add_argument("--machines", type=int, nargs="+", default=[1, 10, 100, 1000, 10_000])
     parser.add_argument("--simulated", type=int, default=1000, help="up to so many machines are simulated too")
-    parser.add_argument("--plot", type=Path, help="PNG")
+    parser.add_argument("--plot", type=file_argument, help="PNG")
     for field in dataclasses.fields(Machines):
         default = _MEASURED.get(field.name, field.default)
         parser.add_argument(f"--{field.name.replace('_', '-')}", type=float, default=default)

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 import trt_vqgan
+from trt_vqgan.benchmarks.arguments import file_argument
 from trt_vqgan.errors import SpecError
 from trt_vqgan.runtime.contact_sheet import ContactSheet
 from trt_vqgan.runtime.images import write_png
@@ -89,7 +90,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m trt_vqgan.benchmarks.window_shift", description=__doc__)
     parser.add_argument("--bundle", type=Path, help="a class model; the demo by default")
     parser.add_argument("--codes", type=int, default=32, help="side of the grids, codes (32)")
-    parser.add_argument("--picture", type=Path, help="write the pictures to this PNG")
+    parser.add_argument("--picture", type=file_argument, help="write the pictures to this PNG")
     options = parser.parse_args(arguments)
     with trt_vqgan.load(options.bundle) as pipe:
         print("\n".join(measure(pipe, side=options.codes, picture=options.picture)))

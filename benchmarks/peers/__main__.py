@@ -11,10 +11,9 @@ import argparse
 import dataclasses
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from trt_vqgan.atomic_file import write_bytes
-from trt_vqgan.benchmarks.arguments import count_argument, shape_argument
+from trt_vqgan.benchmarks.arguments import count_argument, file_argument, shape_argument
 from trt_vqgan.benchmarks.context import Context, Say
 from trt_vqgan.benchmarks.peers.contenders import BITS, package_versions
 from trt_vqgan.benchmarks.peers.measuring import measure
@@ -58,7 +57,7 @@ def run(
 def main(arguments: list[str] | None = None) -> None:
     """Measure, print the table and write the report."""
     parser = argparse.ArgumentParser(prog="python -m trt_vqgan.benchmarks.peers", description=__doc__)
-    parser.add_argument("--json", type=Path, required=True)
+    parser.add_argument("--json", type=file_argument, required=True)
     parser.add_argument("--shape", type=shape_argument, default=(12, 768), metavar="LAYERSxWIDTH")
     parser.add_argument("--batch", type=count_argument, action="append", help="rows at once; repeatable")
     parser.add_argument("--precision", action="append", choices=BITS, help="a group that is measured; repeatable")

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from trt_vqgan.atomic_file import write_bytes
+from trt_vqgan.benchmarks.arguments import file_argument
 from trt_vqgan.benchmarks.machine import describe_machine, describe_versions, git_commit, load_average
 from trt_vqgan.benchmarks.serving.clients import Load, ask_together, check_codes, load_of
 from trt_vqgan.benchmarks.serving.plot import plot_png
@@ -39,8 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--clients", type=int, nargs="+", default=list(CLIENTS))
     parser.add_argument("--threads", type=int, nargs="+", help="of servers [default: all processors, and one less]")
-    parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.add_argument("--plot", type=Path, metavar="PNG", help="needs matplotlib: pip install 'trt-vqgan[plots]'")
+    parser.add_argument("--json", type=file_argument, metavar="FILE")
+    parser.add_argument(
+        "--plot", type=file_argument, metavar="PNG", help="needs matplotlib: pip install 'trt-vqgan[plots]'"
+    )
     options = parser.parse_args(arguments)
     try:
         report = measure(

@@ -189,7 +189,7 @@ def test_command_on_a_bundle(tiny_bundle: Path, tmp_path: Path) -> None:
         (["--shape", "1x32", "--shape", "1x32"], "twice"),
         (["--shape", "1x32", "--precision", "fp64"], "'fp64'"),
         (["--shape", "1x32", "--batch", "1,0"], "1,0"),
-        (["--shape", "1x32", "--json", "/nowhere/at/all.json"], "no folder"),
+        (["--shape", "1x32", "--json", "/nowhere/at/all.json"], "/nowhere/at/all.json, wanted a file name in a folder"),
         (["--shape", "1x32", "--json", "."], "is a folder"),
     ],
 )

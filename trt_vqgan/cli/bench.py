@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import click
 
+from trt_vqgan.benchmarks.arguments import check_writable
 from trt_vqgan.benchmarks.shapes import parse_shape
 from trt_vqgan.cli import options
 from trt_vqgan.cli.commands import debug_option
@@ -58,13 +58,10 @@ def _json_file(context: click.Context, parameter: click.Parameter, value: Path |
     """Return the path if a file can be made there; told before the run, which may take long."""
     if value is None or value == STDOUT:
         return value
-    if value.is_dir():
-        raise click.BadParameter(f"{value} is a folder, wanted a file name")
-    if value.exists() and not value.is_file():  # a device or a pipe
-        return value
-    if not value.parent.is_dir() or not os.access(value.parent, os.W_OK):
-        raise click.BadParameter(f"{value.parent} is no folder that can be written to")
-    return value
+    try:
+        return check_writable(value)
+    except SpecError as error:
+        raise click.BadParameter(str(error)) from None
 
 
 @click.command(short_help="Time a bundle, or a model of random weights.")
