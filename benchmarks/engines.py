@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 
 from trt_vqgan.benchmarks.context import Context
 from trt_vqgan.benchmarks.rows import NATIVE, OURS
@@ -11,7 +12,10 @@ from trt_vqgan.benchmarks.subjects import Subject
 from trt_vqgan.errors import BackendUnavailableError
 from trt_vqgan.runtime.native.build import built_library
 from trt_vqgan.runtime.native.engine import NativeEngine
+from trt_vqgan.runtime.native.graph_weights import GraphWeights
+from trt_vqgan.runtime.native.matrices import matrices
 from trt_vqgan.runtime.transformer import TransformerEngine
+from trt_vqgan.spec import TransformerSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,13 +26,13 @@ class MeasuredEngine:
     ----------
     runner : `rows.NATIVE` for our CPU kernels, `rows.OURS` through ONNX Runtime.
     precision : of the weights.
-    scale_bytes : of what a block of int8 weights carries in memory.
+    weight_bytes : of the matrices that a decode step reads once, as this engine has them in memory.
     """
 
     runner: str
     precision: str
     engine: TransformerEngine | NativeEngine
-    scale_bytes: int
+    weight_bytes: int
 
     @property
     def name(self) -> str:
@@ -47,11 +51,29 @@ def open_engines(subject: Subject, context: Context, *, what: str) -> list[Measu
             context.say(f"{subject.name} {what}: loading {runner} {precision}")
             if runner == NATIVE:
                 native = NativeEngine(path, spec, threads=context.threads)
-                found.append(MeasuredEngine(runner, precision, native, scale_bytes=2))
+                found.append(MeasuredEngine(runner, precision, native, stored_weight_bytes(path, spec, scale_bytes=2)))
             else:
                 session = TransformerEngine(path, spec, threads=context.threads)
-                found.append(MeasuredEngine(runner, precision, session, scale_bytes=4))
+                found.append(MeasuredEngine(runner, precision, session, stored_weight_bytes(path, spec, scale_bytes=4)))
     return found
+
+
+def stored_weight_bytes(path: Path, spec: TransformerSpec, *, scale_bytes: int) -> int:
+    """Return the bytes of the matrices in the graph ``path``, each with the bits that it has there.
+
+    Raises
+    ------
+    BundleError : the file doesn't hold the weights of such a transformer.
+    """
+    total = 0
+    for matrix in matrices(GraphWeights(path), spec):
+        outputs = sum(matrix.outputs)
+        if matrix.block == 0:
+            total += outputs * matrix.inputs * matrix.bits // 8
+        else:
+            blocks = -(-matrix.inputs // matrix.block)
+            total += outputs * blocks * (matrix.block * matrix.bits // 8 + scale_bytes)
+    return total
 
 
 def measured_runners(context: Context) -> Sequence[str]:

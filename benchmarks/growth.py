@@ -16,7 +16,7 @@ import numpy as np
 
 from trt_vqgan.atomic_file import write_bytes
 from trt_vqgan.benchmarks.arguments import file_argument
-from trt_vqgan.benchmarks.arithmetic import step_operations, step_weight_bytes
+from trt_vqgan.benchmarks.arithmetic import step_operations
 from trt_vqgan.benchmarks.context import Context
 from trt_vqgan.benchmarks.engines import MeasuredEngine, open_engines
 from trt_vqgan.benchmarks.interleaving import PAUSE_SECONDS
@@ -53,10 +53,10 @@ class Point:
     length: int
 
 
-def step_bytes(spec: TransformerSpec, precision: str, *, scale_bytes: int, batch: int, length: int) -> int:
+def step_bytes(spec: TransformerSpec, weight_bytes: int, *, batch: int, length: int) -> int:
     """Return the bytes that a step reads: the weights once, and ``length`` positions of each row's float32 cache."""
     caches = 8 * spec.num_layers * spec.hidden_size * batch * length
-    return step_weight_bytes(spec, precision, scale_bytes=scale_bytes) + caches
+    return weight_bytes + caches
 
 
 def measure(
@@ -148,7 +148,7 @@ def _rows(subject: RandomSubject, engines: Sequence[MeasuredEngine], point: Poin
                 "axis": point.axis,
                 "value": point.value,
                 "positions": point.length,
-                "bytes": step_bytes(spec, engine.precision, scale_bytes=engine.scale_bytes, **sizes),
+                "bytes": step_bytes(spec, engine.weight_bytes, **sizes),
                 "operations": step_operations(spec, batch=point.batch, positions=point.length),
             },
         )

@@ -60,8 +60,7 @@ def _rows_of_batch(subject: Subject, context: Context, engines: list[MeasuredEng
         precision = "fp32" if measured_engine is None else measured_engine.precision
         taken = times[TORCH if measured_engine is None else measured_engine.name]
         measured = latency(taken.all_steps(), rounds=len(taken.rounds))
-        scale_bytes = 4 if measured_engine is None else measured_engine.scale_bytes
-        weight_bytes = step_weight_bytes(spec, precision, scale_bytes=scale_bytes)
+        weight_bytes = step_weight_bytes(spec, "fp32") if measured_engine is None else measured_engine.weight_bytes
         share, machine = taken.share_of_reading(weight_bytes)
         rows.append(
             Row(

@@ -17,6 +17,7 @@ from trt_vqgan.benchmarks.arithmetic import (
     prefill_operations,
     step_weight_bytes,
 )
+from trt_vqgan.benchmarks.engines import stored_weight_bytes
 from trt_vqgan.benchmarks.random_models import RandomWeights, write_transformer
 from trt_vqgan.benchmarks.shapes import model_of_shape
 from trt_vqgan.errors import SpecError
@@ -59,6 +60,7 @@ def test_step_bytes_are_those_of_the_graphs_matrices(tmp_path: Path, precision: 
             if array.ndim > 1:
                 total += array.size * (4 if array.dtype == np.float16 else array.itemsize)  # scales become float32
     assert step_weight_bytes(TINY.transformer, precision) == total
+    assert stored_weight_bytes(path, TINY.transformer, scale_bytes=4) == total
 
 
 def test_an_unknown_precision_is_refused() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -13,9 +16,12 @@ from trt_vqgan.benchmarks.decode_steps import EngineSteps
 from trt_vqgan.benchmarks.engines import measured_runners
 from trt_vqgan.benchmarks.generate_rows import generate_rows
 from trt_vqgan.benchmarks.prefill_rows import prefill_rows
+from trt_vqgan.benchmarks.random_models import RandomWeights
 from trt_vqgan.benchmarks.rows import NATIVE, OURS, TORCH, Row
 from trt_vqgan.benchmarks.sampler_rows import check_drawn, sampler_rows
 from trt_vqgan.benchmarks.step_rows import step_rows
+from trt_vqgan.benchmarks.subjects import RandomSubject
+from trt_vqgan.export.transformer_graph import transformer_graph
 from trt_vqgan.runtime.autoencoder import Autoencoder
 from trt_vqgan.runtime.code_generator import CodeGenerator
 from trt_vqgan.runtime.kv_cache import KVCache
@@ -111,6 +117,22 @@ def test_step_rows_say_what_is_read() -> None:
         assert row.rates["GB/s this machine reads"] * 1e9 <= max(context.bandwidth.samples)
         assert row.rates["share of what it reads"] > 0
     assert len(context.bandwidth.samples) == 2 * 2 * (1 + 4 * len(rows) // 2)  # batches, rounds, stretches of runners
+
+
+def test_a_mixture_reads_each_matrix_in_its_own_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of eight in 8 bits, and the head; the others in 4."""
+    assert TINY.transformer is not None
+    wide = frozenset({"blocks.0.attn", "blocks.1.mlp.0"})
+    graph = transformer_graph(TINY.transformer, RandomWeights(TINY), precision="int4", wider=wide)
+    path = graph.save(tmp_path / "transformer.onnx")[0]
+    monkeypatch.setattr(RandomSubject, "transformer", lambda self, precision: path)
+    subject = RandomSubject(TINY, name="mixture", precisions=("int4",))
+    with contextlib.closing(subject), tiny_context(seed=None) as context:
+        rows = step_rows(subject, context)
+    eight, four = (3 + 4) * 64**2 + 48 * 64, (2 * 12 - 3 - 4) * 64**2
+    for row in rows:
+        scale = 2 if row.runner == NATIVE else 4
+        assert row.facts["weight_bytes"] == eight + eight // 64 * scale + four // 2 + four // 32 * scale
 
 
 def test_encoded_codes_differ_from_place_to_place() -> None:
