@@ -10,6 +10,7 @@ from trt_vqgan.benchmarks.context import Context
 from trt_vqgan.benchmarks.rows import NATIVE, OURS
 from trt_vqgan.benchmarks.subjects import Subject
 from trt_vqgan.errors import BackendUnavailableError
+from trt_vqgan.runtime.cache_buckets import bucket_length
 from trt_vqgan.runtime.native.build import built_library
 from trt_vqgan.runtime.native.engine import NativeEngine
 from trt_vqgan.runtime.native.graph_weights import GraphWeights
@@ -33,6 +34,11 @@ class MeasuredEngine:
     precision: str
     engine: TransformerEngine | NativeEngine
     weight_bytes: int
+
+    @property
+    def position_bytes(self) -> int:
+        """Bytes of keys and values of one position of one row, in all layers."""
+        return self.engine.cache_bytes(batch=1, capacity=1) // bucket_length(1)
 
     @property
     def name(self) -> str:

@@ -29,7 +29,7 @@ from trt_vqgan.benchmarks.subjects import RandomSubject
 from trt_vqgan.benchmarks.timings import latency
 from trt_vqgan.runtime.engine import Engine, Steps
 from trt_vqgan.runtime.threads import resolve_threads
-from trt_vqgan.spec import ModelSpec, TransformerSpec
+from trt_vqgan.spec import ModelSpec
 
 LENGTHS = (64, 128, 256, 512, 1024, 2048)
 BATCHES = (1, 2, 4, 8, 16, 32)
@@ -53,10 +53,9 @@ class Point:
     length: int
 
 
-def step_bytes(spec: TransformerSpec, weight_bytes: int, *, batch: int, length: int) -> int:
-    """Return the bytes that a step reads: the weights once, and ``length`` positions of each row's float32 cache."""
-    caches = 8 * spec.num_layers * spec.hidden_size * batch * length
-    return weight_bytes + caches
+def step_bytes(engine: MeasuredEngine, *, batch: int, length: int) -> int:
+    """Return the bytes that a step reads: the weights once, and ``length`` positions of each row's cache."""
+    return engine.weight_bytes + engine.position_bytes * batch * length
 
 
 def measure(
@@ -148,7 +147,7 @@ def _rows(subject: RandomSubject, engines: Sequence[MeasuredEngine], point: Poin
                 "axis": point.axis,
                 "value": point.value,
                 "positions": point.length,
-                "bytes": step_bytes(spec, engine.weight_bytes, **sizes),
+                "bytes": step_bytes(engine, **sizes),
                 "operations": step_operations(spec, batch=point.batch, positions=point.length),
             },
         )

@@ -60,7 +60,12 @@ def _rows_of_batch(subject: Subject, context: Context, engines: list[MeasuredEng
         precision = "fp32" if measured_engine is None else measured_engine.precision
         taken = times[TORCH if measured_engine is None else measured_engine.name]
         measured = latency(taken.all_steps(), rounds=len(taken.rounds))
-        weight_bytes = step_weight_bytes(spec, "fp32") if measured_engine is None else measured_engine.weight_bytes
+        if measured_engine is None:
+            weight_bytes = step_weight_bytes(spec, "fp32")
+            cache_bytes = KVCache.bytes_needed(spec, batch=batch, capacity=tokens.shape[1])
+        else:
+            weight_bytes = measured_engine.weight_bytes
+            cache_bytes = measured_engine.engine.cache_bytes(batch=batch, capacity=tokens.shape[1])
         share, machine = taken.share_of_reading(weight_bytes)
         rows.append(
             Row(
@@ -80,7 +85,7 @@ def _rows_of_batch(subject: Subject, context: Context, engines: list[MeasuredEng
                 parity=None if measured_engine is None else _parity(context, times, measured_engine, tokens, prefix),
                 facts={
                     "weight_bytes": weight_bytes,
-                    "cache_bytes": KVCache.bytes_needed(spec, batch=batch, capacity=tokens.shape[1]),
+                    "cache_bytes": cache_bytes,
                     "steps": tokens.shape[1] - prefix,
                 },
             )
