@@ -59,6 +59,8 @@ bench-peers: $(READY)
 	mkdir -p $(BENCHMARKS)
 	$(BIN)/python -m trt_vqgan.benchmarks.peers --json $(BENCHMARKS)/peers.json
 	$(BIN)/python -m trt_vqgan.benchmarks.peers.page $(BENCHMARKS)/peers.json $(BENCHMARKS)/peers.md
+	$(BIN)/python -m trt_vqgan.benchmarks.peers --prefill 256 --json $(BENCHMARKS)/peers-prefill.json
+	$(BIN)/python -m trt_vqgan.benchmarks.peers.page $(BENCHMARKS)/peers-prefill.json $(BENCHMARKS)/peers-prefill.md
 
 # Pages and plots of the reports that are there.
 bench-plots: $(READY)

@@ -24,12 +24,11 @@ from trt_vqgan.benchmarks.read_bandwidth import ReadBandwidth
 from trt_vqgan.benchmarks.recording import record
 from trt_vqgan.benchmarks.report import Report, to_json
 from trt_vqgan.benchmarks.rows import Row
-from trt_vqgan.benchmarks.shapes import model_of_shape
+from trt_vqgan.benchmarks.shapes import model_of_shape, with_positions
 from trt_vqgan.benchmarks.subjects import RandomSubject
 from trt_vqgan.benchmarks.timings import latency
 from trt_vqgan.runtime.engine import Engine, Steps
 from trt_vqgan.runtime.threads import resolve_threads
-from trt_vqgan.spec import ModelSpec
 
 LENGTHS = (64, 128, 256, 512, 1024, 2048)
 BATCHES = (1, 2, 4, 8, 16, 32)
@@ -82,7 +81,7 @@ def measure(
         points.setdefault(value, []).append(Point("width", value, 1, length))
     rows: list[Row] = []
     for size, chosen in points.items():
-        spec = _long(model_of_shape(layers, width=size), max(point.length for point in chosen))
+        spec = with_positions(model_of_shape(layers, width=size), max(point.length for point in chosen) + 1)
         subject = RandomSubject(spec, name=f"{layers}x{size}", precisions=tuple(precisions))
         try:
             engines = open_engines(subject, context, what="growth")
@@ -104,12 +103,6 @@ def _with_limit(row: Row, *, read: float, operations: float) -> Row:
     assert row.latency is not None
     share = {"share of what the limit allows": expected / (row.latency.mean_ms * 1e-3)}
     return dataclasses.replace(row, rates=row.rates | share, facts=facts | {"expected_ms": expected * 1e3})
-
-
-def _long(spec: ModelSpec, length: int) -> ModelSpec:
-    assert spec.transformer is not None
-    longest = max(length + 1, spec.transformer.max_seq_len)
-    return dataclasses.replace(spec, transformer=dataclasses.replace(spec.transformer, max_seq_len=longest))
 
 
 def _rows(subject: RandomSubject, engines: Sequence[MeasuredEngine], point: Point, context: Context) -> Iterator[Row]:

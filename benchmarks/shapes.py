@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from trt_vqgan.errors import SpecError
 from trt_vqgan.spec import AutoencoderSpec, ConditionSpec, ModelSpec, TransformerSpec
 
@@ -57,3 +59,10 @@ def model_of_shape(layers: int, *, width: int) -> ModelSpec:
         ),
         condition=ConditionSpec(kind="unconditional", num_tokens=1),
     )
+
+
+def with_positions(spec: ModelSpec, positions: int) -> ModelSpec:
+    """Return the model with a transformer of at least so many positions."""
+    assert spec.transformer is not None
+    longest = max(positions, spec.transformer.max_seq_len)
+    return dataclasses.replace(spec, transformer=dataclasses.replace(spec.transformer, max_seq_len=longest))

@@ -1,5 +1,7 @@
 """``python -m trt_vqgan.benchmarks.peers --json peers.json``: pictures' codes by other runtimes, in turn with ours.
 
+With ``--prefill 256`` a prefill of 256 tokens by torch, OpenVINO and ours.
+
 CTranslate2, OpenVINO (with NNCF in 8 and 4 bits), onnxruntime-genai and llama.cpp (llama-cpp-python and gguf) are
 measured where they are installed; which are not, or fail, is said. All get the same random weights and draw the
 likeliest codes, one after the other, each runtime and precision in a process of its own.
@@ -22,7 +24,7 @@ from trt_vqgan.benchmarks.read_bandwidth import ReadBandwidth
 from trt_vqgan.benchmarks.recording import record
 from trt_vqgan.benchmarks.report import Report, to_json
 from trt_vqgan.benchmarks.rows import Row
-from trt_vqgan.benchmarks.shapes import model_of_shape
+from trt_vqgan.benchmarks.shapes import model_of_shape, with_positions
 from trt_vqgan.benchmarks.tables import heading, text_table
 from trt_vqgan.errors import TrtVqganError
 from trt_vqgan.runtime.threads import resolve_threads
@@ -35,6 +37,7 @@ def run(
     bits: Sequence[str],
     repeats: int,
     threads: int | None,
+    prefill: int | None,
     command: str,
     say: Say,
 ) -> Report:
@@ -45,11 +48,15 @@ def run(
 
     def rows(bandwidth: ReadBandwidth) -> tuple[Row, ...]:
         context = Context(batches=tuple(batches), threads=count, repeats=repeats, bandwidth=bandwidth, say=say)
-        found = measure(model_of_shape(layers, width=width), name=f"{layers}x{width}", context=context, bits=bits)
+        model = model_of_shape(layers, width=width)
+        if prefill is not None:
+            model = with_positions(model, prefill)
+        found = measure(model, name=f"{layers}x{width}", context=context, bits=bits, prefill=prefill)
         left_out.update(found.left_out)
         return found.rows
 
-    settings = {"repeats": repeats, "batches": list(batches), "pause_s": PAUSE_SECONDS, "left_out": left_out}
+    settings = {"repeats": repeats, "batches": list(batches), "prefill": prefill, "pause_s": PAUSE_SECONDS}
+    settings |= {"left_out": left_out}
     report = record(rows, command=command, threads=count, settings=settings)
     return dataclasses.replace(report, versions=report.versions | package_versions())
 
@@ -61,6 +68,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--shape", type=shape_argument, default=(12, 768), metavar="LAYERSxWIDTH")
     parser.add_argument("--batch", type=count_argument, action="append", help="rows at once; repeatable")
     parser.add_argument("--precision", action="append", choices=BITS, help="a group that is measured; repeatable")
+    parser.add_argument("--prefill", type=count_argument, metavar="TOKENS", help="instead of pictures")
     parser.add_argument("--repeats", type=count_argument, default=5)
     parser.add_argument("--threads", type=count_argument)
     given = sys.argv[1:] if arguments is None else arguments
@@ -78,6 +86,7 @@ def _measure(options: argparse.Namespace, command: str) -> None:
         bits=options.precision or BITS,
         repeats=options.repeats,
         threads=options.threads,
+        prefill=options.prefill,
         # where the report lies on this machine is nobody's business
         command=command.replace(str(options.json), options.json.name),
         say=lambda line: print(f"peers: {line}", file=sys.stderr, flush=True),

@@ -23,6 +23,7 @@ class Runtime:
     imports : modules that must be there.
     packages : distributions whose versions are told.
     exact : whether its float32 computes the published formulas, so that its codes must be torch's.
+    prefills : whether its prefill is measured, with the logits of all tokens.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Runtime:
     imports: tuple[str, ...] = ()
     packages: tuple[str, ...] = ()
     exact: bool = True
+    prefills: bool = False
 
     @property
     def installed(self) -> bool:
@@ -58,12 +60,12 @@ class Contender:
 
 
 TORCH = Runtime("torch", f"{_HERE}.torch_peer", ("torch",))
-NATIVE = Runtime("native", f"{_HERE}.native_peer", ("onnx",))
-ONNX_RUNTIME = Runtime("ONNX Runtime", f"{_HERE}.onnxruntime_peer", ("onnx",))
+NATIVE = Runtime("native", f"{_HERE}.native_peer", ("onnx",), prefills=True)
+ONNX_RUNTIME = Runtime("ONNX Runtime", f"{_HERE}.onnxruntime_peer", ("onnx",), prefills=True)
 GENAI = Runtime("onnxruntime-genai", f"{_HERE}.genai_peer", ("onnxruntime_genai", "onnx"), ("onnxruntime-genai",))
 CTRANSLATE2 = Runtime("CTranslate2", f"{_HERE}.ctranslate2_peer", ("ctranslate2",), ("ctranslate2",))
-OPENVINO = Runtime("OpenVINO", f"{_HERE}.openvino_peer", ("openvino",), ("openvino",))
-OPENVINO_COMPRESSED = Runtime("OpenVINO", OPENVINO.module, ("openvino", "nncf"), ("openvino", "nncf"))
+OPENVINO = Runtime("OpenVINO", f"{_HERE}.openvino_peer", ("openvino",), ("openvino",), prefills=True)
+OPENVINO_COMPRESSED = Runtime("OpenVINO", OPENVINO.module, ("openvino", "nncf"), ("openvino", "nncf"), prefills=True)
 LLAMA = Runtime("llama.cpp", f"{_HERE}.llama_peer", ("llama_cpp", "gguf"), ("llama-cpp-python", "gguf"), exact=False)
 
 BASELINE = Contender(TORCH, "fp32", "fp32")

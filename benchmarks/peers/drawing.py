@@ -1,15 +1,18 @@
-"""What is measured of each runtime: the codes of pictures, drawn greedily after one start token."""
+"""What is measured of each runtime: the codes of pictures, drawn greedily after one start token, or a prefill."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from trt_vqgan.benchmarks.decode_steps import EngineSteps, StepRunner
+from trt_vqgan.runtime.engine import Engine
 
 Int64Array = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float32]
 
 
 class Drawer(Protocol):
@@ -23,7 +26,10 @@ class Drawer(Protocol):
     runner: str
 
     def draw(self, batch: int, count: int) -> Int64Array:
-        """Return ``count`` likeliest codes, one after the other, of each row, int64 (B, count)."""
+        """Return ``count`` codes of each row, int64 (B, count): the likeliest, one after the other.
+
+        Of a prefill, the likeliest after each of ``count`` tokens that are given.
+        """
 
 
 def start_tokens(batch: int) -> Int64Array:
@@ -52,6 +58,31 @@ class SteppingDrawer:
             tokens = self._steps.step(tokens, i).argmax(axis=1)
             codes[:, i] = tokens
         return codes
+
+
+class PrefillDrawer:
+    """A runtime that takes many tokens at once and keeps their keys and values.
+
+    Parameters
+    ----------
+    runner : see `Drawer`.
+    vocab_size : of the model.
+    prefill : from tokens int64 (B, T) to logits float32 (B, T, V).
+    """
+
+    def __init__(self, runner: str, vocab_size: int, prefill: Callable[[Int64Array], FloatArray]) -> None:
+        self.runner, self._vocab_size, self._prefill = runner, vocab_size, prefill
+
+    def draw(self, batch: int, count: int) -> Int64Array:
+        """Return the likeliest code after each of ``count`` tokens, the same in every turn, int64 (B, count)."""
+        tokens = np.random.default_rng(0).integers(0, self._vocab_size, (batch, count))
+        return np.asarray(self._prefill(tokens).argmax(axis=2), dtype=np.int64)
+
+
+def prefill_all(engine: Engine, tokens: Int64Array) -> FloatArray:
+    """Return logits float32 (B, T, V) of tokens int64 (B, T) that fill a new cache."""
+    batch, count = tokens.shape
+    return engine.prefill(engine.new_cache(batch=batch, capacity=count), tokens, rows=np.arange(count))
 
 
 class EngineFromNothing(EngineSteps):

@@ -26,6 +26,7 @@ class Job:
     threads : that it may use.
     batch : most rows at once.
     never : a code that torch doesn't draw, for runtimes that ask for an end token.
+    what : "pictures", whose codes are drawn, or "prefill".
     """
 
     module: str
@@ -35,6 +36,7 @@ class Job:
     threads: int
     batch: int
     never: int
+    what: str = "pictures"
 
     @property
     def transformer(self) -> TransformerSpec:

@@ -1,4 +1,4 @@
-"""Pictures' codes by each runtime, each in a process of its own, in turns with torch."""
+"""Pictures' codes, or prefills, by each runtime, each in a process of its own, in turns with torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from trt_vqgan.benchmarks.arithmetic import PRECISIONS, step_weight_bytes
+from trt_vqgan.benchmarks.arithmetic import PRECISIONS, prefill_operations, step_weight_bytes
 from trt_vqgan.benchmarks.context import Context
 from trt_vqgan.benchmarks.parity import judge
 from trt_vqgan.benchmarks.peers.contenders import BASELINE, BITS, CONTENDERS, Contender
@@ -50,9 +50,13 @@ class Found:
 class _Run:
     """One model and its contenders, whose processes live for one group and batch at a time."""
 
-    def __init__(self, spec: ModelSpec, name: str, context: Context, root: Path, pause: float) -> None:
+    def __init__(
+        self, spec: ModelSpec, name: str, context: Context, root: Path, pause: float, prefill: int | None
+    ) -> None:
         self.left_out: dict[str, str] = {}
         self._spec, self._name, self._context, self._root, self._pause = spec, name, context, root, pause
+        self._prefill = prefill  # tokens of a prefill, or None for pictures
+        self._count = spec.num_codes if prefill is None else prefill
         self._never = 0  # known once torch has drawn
         self._wanted: dict[int, Int64Array] = {}
 
@@ -62,7 +66,9 @@ class _Run:
         for batch in self._context.batches:
             self._context.say(f"{self._name}: {BASELINE.name} draws what is wanted, batch {batch}")
             with RuntimeProcess(self._job(BASELINE, batch, folder)) as process:
-                self._wanted[batch] = process.draw(batch, self._spec.num_codes).codes
+                self._wanted[batch] = process.draw(batch, self._count).codes
+        if self._prefill is not None:
+            return
         seen = {int(code) for codes in self._wanted.values() for code in np.unique(codes)}
         seen |= {int(token) for token in start_tokens(max(self._context.batches))}
         free = set(range(self._spec.autoencoder.codebook_size)) - seen
@@ -135,7 +141,7 @@ class _Run:
                     others = [process.pid for other, process in processes.items() if other != contender]
                     before = sum(map(cpu_seconds, others))
                     try:
-                        turn = processes[contender].draw(batch, self._spec.num_codes)
+                        turn = processes[contender].draw(batch, self._count)
                     except RuntimeFailedError as error:
                         drop(contender, str(error))
                         continue
@@ -154,27 +160,23 @@ class _Run:
         read = max(self._context.bandwidth.samples[-self._context.repeats :])
         seconds = {contender: [turn.seconds for turn in turns] for contender, (_, turns, _) in measured.items()}
         rows = []
-        assert self._spec.transformer is not None
         for contender, (runner, turns, meanwhile) in measured.items():
             if contender == BASELINE and bits != BASELINE.bits:
                 continue  # told in its own group
-            step = latency([taken / self._spec.num_codes for taken in seconds[contender]])
-            rates = {"codes/s": batch / (step.mean_ms * 1e-3)}
-            if bits in PRECISIONS:
-                weights = step_weight_bytes(self._spec.transformer, bits)
-                rates["share of what this machine reads"] = weights / (step.mean_ms * 1e-3) / read
+            parts = self._count if self._prefill is None else 1
+            taken = latency([turn_seconds / parts for turn_seconds in seconds[contender]])
             same = float(np.mean([turn.codes == self._wanted[batch] for turn in turns]))
             limit = SAME_CODES_FP32 if bits == "fp32" and contender.runtime.exact else 0.0
             is_torch = contender == BASELINE
             rows.append(
                 Row(
-                    what="picture step",
+                    what="picture step" if self._prefill is None else f"prefill of {self._prefill}",
                     model=self._name,
                     runner=runner,
                     precision=contender.precision,
                     batch=batch,
-                    latency=step,
-                    rates=rates,
+                    latency=taken,
+                    rates=self._rates(bits, batch, mean_seconds=taken.mean_ms * 1e-3, read=read),
                     speedup=None if is_torch else speedup(seconds[BASELINE], seconds[contender]),
                     parity=None if is_torch else judge("codes equal torch's, share", same, limit=limit, at_least=True),
                     facts={
@@ -185,6 +187,17 @@ class _Run:
             )
         return rows
 
+    def _rates(self, bits: str, batch: int, *, mean_seconds: float, read: float) -> dict[str, float]:
+        transformer = self._spec.transformer
+        assert transformer is not None
+        if self._prefill is not None:
+            operations = prefill_operations(transformer, batch=batch, tokens=self._prefill, rows=self._prefill)
+            return {"tokens/s": batch * self._prefill / mean_seconds, "GFLOP/s": operations / mean_seconds / 1e9}
+        rates = {"codes/s": batch / mean_seconds}
+        if bits in PRECISIONS:
+            rates["share of what this machine reads"] = step_weight_bytes(transformer, bits) / mean_seconds / read
+        return rates
+
     def _job(self, contender: Contender, batch: int, folder: Path) -> Job:
         return Job(
             module=contender.runtime.module,
@@ -194,6 +207,7 @@ class _Run:
             threads=self._context.threads,
             batch=batch,
             never=self._never,
+            what="pictures" if self._prefill is None else "prefill",
         )
 
     def _folder(self, contender: Contender) -> Path:
@@ -214,26 +228,32 @@ def measure(
     bits: Sequence[str] = BITS,
     contenders: Sequence[Contender] = CONTENDERS,
     pause: float = PAUSE_SECONDS,
+    prefill: int | None = None,
 ) -> Found:
     """Return a row a runtime, precision and batch: the mean of a step when whole pictures are drawn.
 
     A turn is one picture of each row, because not every runtime can stop in one and go on. Parity is the share of codes
-    equal to torch's. A runtime that isn't there, fails or crashes has no row, and a line among those left out.
+    equal to torch's. With ``prefill`` a turn is a prefill, by the runtimes that can be given many tokens and asked for
+    the logits of all. A runtime that isn't there, fails or crashes has no row, and a line among those left out.
 
     Parameters
     ----------
     bits : groups that are measured.
     contenders : beside torch.
     pause : seconds before each turn, see `wait_until_asleep`.
+    prefill : its tokens, or None for pictures.
 
     Raises
     ------
     RuntimeFailedError : torch failed.
     """
     with tempfile.TemporaryDirectory(prefix="trt-vqgan-peers-") as folder:
-        run = _Run(spec, name, context, Path(folder), pause)
+        run = _Run(spec, name, context, Path(folder), pause, prefill)
         run.draw_baseline()
         rows: list[Row] = []
         for group in bits:
-            rows += run.group(group, [contender for contender in contenders if contender.bits == group])
+            rows += run.group(
+                group,
+                [each for each in contenders if each.bits == group and (prefill is None or each.runtime.prefills)],
+            )
         return Found(tuple(rows), run.left_out)

@@ -1,4 +1,4 @@
-"""OpenVINO: decode steps of the same weights, with keys and values kept as the model's own state."""
+"""OpenVINO: decode steps of the same weights, with keys and values kept as the model's own state, or a prefill."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trt_vqgan.benchmarks.peers.drawing import SteppingDrawer
+from trt_vqgan.benchmarks.peers.drawing import Drawer, PrefillDrawer, SteppingDrawer
 from trt_vqgan.benchmarks.peers.job import Job
 from trt_vqgan.extras import import_module
 
@@ -24,14 +24,8 @@ in what OpenVINO takes by itself."""
 class OpenVinoSteps:
     """Decode steps."""
 
-    def __init__(self, job: Job) -> None:
-        package = import_module("openvino")
-        settings = {"INFERENCE_NUM_THREADS": job.threads, "PERFORMANCE_HINT": "LATENCY"}
-        if job.precision not in COMPRESSED:
-            settings |= {"INFERENCE_PRECISION_HINT": job.precision, "KV_CACHE_PRECISION": job.precision}
-        compiled = package.Core().compile_model(str(_model(job)), "CPU", settings)
-        self.version = str(package.__version__).partition("-")[0]
-        self._request: Any = compiled.create_infer_request()
+    def __init__(self, request: Any) -> None:
+        self._request = request
 
     def start(self, prefix: Int64Array) -> None:
         """Begin with an empty cache; ``prefix`` must be int64 (B, 0)."""
@@ -54,10 +48,10 @@ class OpenVinoSteps:
 
 
 def prepare(job: Job) -> None:
-    """Write the step in OpenVINO's own form, its weights in float32 or as NNCF keeps them."""
-    from trt_vqgan.benchmarks.peers.openvino_step import stateful_step
+    """Write the step or prefill in OpenVINO's own form, its weights in float32 or as NNCF keeps them."""
+    from trt_vqgan.benchmarks.peers.openvino_step import causal_prefill, stateful_step
 
-    model = stateful_step(job.transformer, job.weights)
+    model = (causal_prefill if job.what == "prefill" else stateful_step)(job.transformer, job.weights)
     if job.precision in COMPRESSED:
         nncf: Any = import_module("nncf")
         mode = nncf.CompressWeightsMode[job.precision.upper()]
@@ -65,11 +59,24 @@ def prepare(job: Job) -> None:
     import_module("openvino").save_model(model, str(_model(job)), compress_to_fp16=False)
 
 
-def open_drawer(job: Job) -> SteppingDrawer:
-    """Return the steps of the compiled model."""
-    steps = OpenVinoSteps(job)
-    return SteppingDrawer(f"OpenVINO {steps.version}", steps)
+def open_drawer(job: Job) -> Drawer:
+    """Return the steps of the compiled model, or its prefill."""
+    package = import_module("openvino")
+    settings = {"INFERENCE_NUM_THREADS": job.threads, "PERFORMANCE_HINT": "LATENCY"}
+    if job.precision not in COMPRESSED:
+        settings |= {"INFERENCE_PRECISION_HINT": job.precision, "KV_CACHE_PRECISION": job.precision}
+    request: Any = package.Core().compile_model(str(_model(job)), "CPU", settings).create_infer_request()
+    runner = f"OpenVINO {str(package.__version__).partition('-')[0]}"
+    if job.what != "prefill":
+        return SteppingDrawer(runner, OpenVinoSteps(request))
+
+    def prefill(tokens: Int64Array) -> FloatArray:
+        found = request.infer({"tokens": tokens}, share_inputs=True, share_outputs=True)
+        logits: FloatArray = next(iter(found.values()))
+        return logits
+
+    return PrefillDrawer(runner, job.transformer.vocab_size, prefill)
 
 
 def _model(job: Job) -> Path:
-    return job.folder / "step.xml"
+    return job.folder / "model.xml"

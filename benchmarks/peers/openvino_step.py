@@ -1,4 +1,4 @@
-"""A decode step traced from torch for OpenVINO, with keys and values kept as the model's own state."""
+"""A decode step traced from torch for OpenVINO, with keys and values kept as the model's own state, and a prefill."""
 
 from __future__ import annotations
 
@@ -36,6 +36,15 @@ def stateful_step(spec: TransformerSpec, weights: Mapping[str, Any]) -> Any:
     return model
 
 
+def causal_prefill(spec: TransformerSpec, weights: Mapping[str, Any]) -> Any:
+    """Return OpenVINO's model of "tokens" (B, T) to logits (B, T, V), and keys and values of each layer."""
+    module = _Prefill(load_gpt(spec, weights)).eval()
+    example = torch.zeros(2, 3, dtype=torch.int64)
+    model = import_module("openvino").convert_model(module, example_input=example, input=[[-1, -1]])
+    model.inputs[0].get_tensor().set_names({"tokens"})
+    return model
+
+
 def _begin_empty(model: Any) -> None:
     """Let each state begin with no position, for as many rows as the tokens have."""
     ops = import_module("openvino.opset13")
@@ -68,17 +77,44 @@ class _Step(nn.Module):
         present = []
         for index, block in enumerate(gpt.blocks):
             assert isinstance(block, Block)
-            attention = block.attn
-            normed = block.ln1(x)
-            batch, count, width = normed.shape
-            shape = (batch, count, attention.num_heads, width // attention.num_heads)
-            q, k, v = (
-                part(normed).view(shape).transpose(1, 2) for part in (attention.query, attention.key, attention.value)
-            )
+            q, k, v = _projected(block, x)
             k = torch.cat((past[2 * index].index_select(0, rows), k), dim=2)
             v = torch.cat((past[2 * index + 1].index_select(0, rows), v), dim=2)
             present += [k, v]
-            mixed = F.scaled_dot_product_attention(q, k, v)
-            x = x + attention.proj(mixed.transpose(1, 2).reshape(batch, count, width))
-            x = x + block.mlp(block.ln2(x))
+            x = _finished(block, x, F.scaled_dot_product_attention(q, k, v))
         return (gpt.head(gpt.ln_f(x)), *present)
+
+
+class _Prefill(nn.Module):
+    """Many tokens at once, each of which sees those before it."""
+
+    def __init__(self, gpt: GPT) -> None:
+        super().__init__()
+        self.gpt = gpt
+
+    def forward(self, tokens: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        gpt = self.gpt
+        x = gpt.tok_emb(tokens) + gpt.pos_emb[:, : tokens.shape[1]]
+        present = []
+        for block in gpt.blocks:
+            assert isinstance(block, Block)
+            q, k, v = _projected(block, x)
+            present += [k, v]
+            x = _finished(block, x, F.scaled_dot_product_attention(q, k, v, is_causal=True))
+        return (gpt.head(gpt.ln_f(x)), *present)
+
+
+def _projected(block: Block, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Return queries, keys and values (B, H, T, D) of a block's input (B, T, C)."""
+    attention, normed = block.attn, block.ln1(x)
+    batch, count, width = normed.shape
+    shape = (batch, count, attention.num_heads, width // attention.num_heads)
+    parts = (attention.query, attention.key, attention.value)
+    return tuple(part(normed).view(shape).transpose(1, 2) for part in parts)
+
+
+def _finished(block: Block, x: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
+    """Return a block's output (B, T, C) of its input and its mixed values (B, H, T, D)."""
+    x = x + block.attn.proj(mixed.transpose(1, 2).reshape(x.shape))
+    out: torch.Tensor = x + block.mlp(block.ln2(x))
+    return out

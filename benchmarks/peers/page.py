@@ -8,6 +8,11 @@ from trt_vqgan.benchmarks.markdown import write_page
 from trt_vqgan.benchmarks.report import Report
 from trt_vqgan.benchmarks.tables import heading, markdown_table
 
+_PICTURES = """256 codes a picture. Row `i` of a batch
+  begins with token `i`, and the likeliest code is taken each time."""
+_PREFILL = """The tokens of a prefill are random, the
+  same in every turn; keys and values are kept, and the logits of all tokens computed."""
+
 
 def page(report: Report, *, source: str) -> str:
     """Return the report as a Markdown page that names the JSON file ``source`` it comes from."""
@@ -16,6 +21,10 @@ def page(report: Report, *, source: str) -> str:
     ran = ", ".join(dict.fromkeys(f"{row.runner} {row.precision}" for row in report.rows))
     left_out = "".join(f"- {name}: {reason}\n" for name, reason in settings["left_out"].items()) or "- none\n"
     busiest = max((row.facts["others_busy"] for row in report.rows), default=0.0)
+    if settings.get("prefill") is None:
+        turn, of_codes, drawn = "picture", ", those of a whole picture by its codes", _PICTURES
+    else:
+        turn, of_codes, drawn = "prefill", "", _PREFILL
     return f"""# Other runtimes beside ours
 
 Generated from `{source}`; `make bench-peers` measures all precisions.
@@ -31,16 +40,15 @@ Left out:
 {left_out}
 ## How it is measured
 
-- The model is one of [method.md](method.md): random weights, the same for all, 256 codes a picture. Row `i` of a batch
-  begins with token `i`, and the likeliest code is taken each time.
+- The model is one of [method.md](method.md): random weights, the same for all. {drawn}
 - Each runtime in each precision has a process of its own, for each batch a new one, and the same number of threads, set
   as the runtime documents it and in `OMP_NUM_THREADS`. In one process their pools of threads disturb each other.
-- Processes take turns of one picture of each row; who begins changes from round to round. Before each turn there is a
+- Processes take turns of one {turn} of each row; who begins changes from round to round. Before each turn there is a
   pause of {1e3 * settings["pause_s"]:.0f} ms, because Intel's OpenMP spins for 200 ms, and the turn begins when no
   process computes any more. While one drew, the others together computed for at most {100 * busiest:.2g} % of the time,
   in ticks of the system.
 - Models are converted before, in other processes, and are on disk before the first turn. One round of warming up isn't
-  counted. Times are those of a whole picture by its codes, taken inside the process.
+  counted. Times are taken inside the process{of_codes}.
 - `× torch`: median (lowest–highest) over rounds of torch's time over the runtime's; torch is in fp32 in every group.
 - `what this machine reads`: as in method.md, sampled after each round; bytes are those of our own form of the weights.
 - `parity`: share of codes equal torch's. Exact runtimes in fp32 must have 0.9; with fewer bits greedy codes of random

@@ -44,11 +44,14 @@ def run(
     bits: str = "fp32",
     batches: Sequence[int] = (1, 3),
     said: list[str] | None = None,
+    prefill: int | None = None,
 ) -> Found:
     with tiny_context(seed=None, repeats=1) as context:
         say = [].append if said is None else said.append
         context = dataclasses.replace(context, say=say, batches=tuple(batches))
-        return measure(SPEC, name="1x64", context=context, bits=(bits,), contenders=contenders, pause=0.01)
+        return measure(
+            SPEC, name="1x64", context=context, bits=(bits,), contenders=contenders, pause=0.01, prefill=prefill
+        )
 
 
 @pytest.fixture
@@ -115,6 +118,23 @@ def test_rows_agree_with_torch(bits: str, batches: tuple[int, ...]) -> None:
             assert row.parity.value == 1
         else:
             assert row.parity.value > 0.03  # by chance 0.001
+
+
+@pytest.mark.parametrize("bits", ["fp32", "int8"])
+def test_prefills_agree_with_torch(bits: str) -> None:
+    contenders = [each for each in CONTENDERS if each.bits == bits and each.runtime.installed and each.runtime.prefills]
+    found = run(contenders, bits=bits, batches=(3,), prefill=40)
+    assert not found.left_out
+    own = (BASELINE,) if bits == "fp32" else ()
+    assert [row.precision for row in found.rows] == [contender.precision for contender in (*own, *contenders)]
+    assert len(contenders) >= 2
+    for row in found.rows:
+        assert row.what == "prefill of 40"
+        assert row.latency is not None
+        assert row.rates["tokens/s"] == pytest.approx(3 * 40 / row.latency.mean_ms * 1e3)
+        if row.runner != "torch":
+            assert row.parity is not None
+            assert row.parity.value == 1 if bits == "fp32" else row.parity.value > 0.7
 
 
 @pytest.mark.usefixtures("quick_baseline")
