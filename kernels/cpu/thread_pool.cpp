@@ -3,6 +3,10 @@
 #include <algorithm>
 #include <chrono>
 
+#if defined(__linux__)
+#include <pthread.h>
+#endif
+
 namespace cpu {
 
 namespace {
@@ -99,7 +103,10 @@ void ThreadPool::run(Work work, void *argument, bool alone) {
         places_[t].phase = 0;
         places_[t].taken[0].store(0);
     }
-    for (int t = 1; t < active_; t++) places_[t].started.raise();
+    for (int t = 1; t < active_; t++) {
+        if (places_[t].started.sleepers()) move_elsewhere(t);
+        places_[t].started.raise();
+    }
     work(argument, 0);
     finish_phase(0);  // all have returned
     if (!stalled_ns_) return;
@@ -113,10 +120,35 @@ void ThreadPool::worker(int thread) {
     for (uint32_t seen = 0;; seen++) {
         places_[thread].started.wait_beyond(seen, kAwakeBetweenRunsUs);
         if (closing_) return;
+        come_home(thread);
         work_(argument_, thread);
         finish_phase(thread);
     }
 }
+
+// Some kernels wake a sleeper on the processor of the thread that wakes it, though another is idle (in virtual machines,
+// whose processors they like to leave empty). There it begins when that thread gives up waiting, and the run counts as
+// stalled: in a benchmark, after every third pause. So a sleeper may not use that processor until it has begun.
+#if defined(__linux__)
+void ThreadPool::move_elsewhere(int thread) {
+    Place &place = places_[thread];
+    const pthread_t worker = workers_[thread - 1].native_handle();
+    const int here = sched_getcpu();
+    if (here < 0 || here >= CPU_SETSIZE || pthread_getaffinity_np(worker, sizeof place.home, &place.home)) return;
+    cpu_set_t others = place.home;
+    CPU_CLR(here, &others);
+    place.moved = CPU_COUNT(&others) && !pthread_setaffinity_np(worker, sizeof others, &others);
+}
+
+void ThreadPool::come_home(int thread) {
+    Place &place = places_[thread];
+    if (place.moved) pthread_setaffinity_np(pthread_self(), sizeof place.home, &place.home);
+    place.moved = false;
+}
+#else
+void ThreadPool::move_elsewhere(int) {}
+void ThreadPool::come_home(int) {}
+#endif
 
 int ThreadPool::take(int thread, int count) {
     const int side = places_[thread].phase & 1;

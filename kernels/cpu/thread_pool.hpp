@@ -15,6 +15,10 @@
 #include <thread>
 #include <vector>
 
+#if defined(__linux__)
+#include <sched.h>
+#endif
+
 namespace cpu {
 
 // Waiting begins awake, because what is awaited mostly comes within microseconds, and soon ends asleep, so that a
@@ -24,6 +28,7 @@ class Signal {
     void raise();                                    // moves on to the next value, and wakes all that sleep
     void wait_beyond(uint32_t value, int awake_us);  // until it has
     uint32_t value() const { return value_.load(std::memory_order_acquire); }
+    int sleepers() const { return sleepers_.load(); }
 
   private:
     std::atomic<uint32_t> value_{0};
@@ -57,9 +62,15 @@ class ThreadPool {
         std::atomic<int> taken[2] = {{0}, {0}};
         int phase = 0;
         Signal started;  // a run that has this thread
+#if defined(__linux__)
+        bool moved = false;
+        cpu_set_t home;  // the processors that it may use, while `moved`
+#endif
     };
 
     void worker(int thread);
+    void move_elsewhere(int thread);
+    void come_home(int thread);
     void close();  // ends and joins the workers that there are
 
     int threads_;

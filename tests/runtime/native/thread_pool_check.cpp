@@ -1,6 +1,7 @@
 // Exercises kernels/cpu/thread_pool.cpp by itself: `hammer` checks what many threads compute, `share` what two threads
-// on one processor cost, `starve` what is left of a pool that doesn't get all of its threads. Prints what the test
-// reads, or says what is wrong and returns 1.
+// on one processor cost, `starve` what is left of a pool that doesn't get all of its threads, `apart` where threads
+// begin that were asleep. Prints what the test reads, or says what is wrong and returns 1.
+#include <sched.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -123,9 +124,43 @@ int starve() {
     return 0;
 }
 
+// Of 100 runs after a pause, those whose second thread begins on the processor of the first.
+int apart() {
+    struct Places {
+        cpu_set_t all;
+        int at[2];
+        bool free;
+    } places;
+    sched_getaffinity(0, sizeof places.all, &places.all);
+    cpu::ThreadPool pool(2);
+    int same = 0;
+    for (int i = 0; i < 100; i++) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(5));
+        places.free = true;
+        pool.run(
+            [](void *argument, int thread) {
+                Places &places = *(Places *)argument;
+                places.at[thread] = sched_getcpu();
+                cpu_set_t own;
+                sched_getaffinity(0, sizeof own, &own);
+                if (thread == 1) places.free = CPU_EQUAL(&own, &places.all);
+            },
+            &places);
+        if (!places.free) {
+            printf("a thread works that may not use every processor\n");
+            return 1;
+        }
+        same += pool.threads() == 2 && places.at[0] == places.at[1];
+    }
+    printf("%d\n", same);
+    return 0;
+}
+
 }  // namespace
 
 int main(int count, char **arguments) {
     const char *what = count == 2 ? arguments[1] : "";
-    return !strcmp(what, "hammer") ? hammer() : !strcmp(what, "starve") ? starve() : share();
+    if (!strcmp(what, "hammer")) return hammer();
+    if (!strcmp(what, "starve")) return starve();
+    return strcmp(what, "apart") ? share() : apart();
 }
