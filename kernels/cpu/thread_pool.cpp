@@ -126,9 +126,10 @@ void ThreadPool::worker(int thread) {
     }
 }
 
-// Some kernels wake a sleeper on the processor of the thread that wakes it, though another is idle (in virtual machines,
-// whose processors they like to leave empty). There it begins when that thread gives up waiting, and the run counts as
-// stalled: in a benchmark, after every third pause. So a sleeper may not use that processor until it has begun.
+// Some kernels wake a sleeper on the processor of the thread that wakes it, though another is idle (in virtual
+// machines, whose processors they like to leave empty). There it begins when that thread gives up waiting, and the run
+// counts as stalled: in a benchmark, after every third pause. So a sleeper may not use that processor until it has
+// begun.
 #if defined(__linux__)
 void ThreadPool::move_elsewhere(int thread) {
     Place &place = places_[thread];
