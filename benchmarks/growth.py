@@ -187,7 +187,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Measure and write the report."""
     parser = argparse.ArgumentParser(prog="python -m trt_vqgan.benchmarks.growth", description=__doc__)
     parser.add_argument("--json", type=file_argument, required=True)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=12)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--precision", action="append", choices=("fp32", "int8", "int4"))
     options = parser.parse_args(arguments)

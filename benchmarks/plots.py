@@ -59,7 +59,7 @@ def codes_per_second(axes: Axes, reports: Sequence[Report]) -> bool:
     axes.set(xscale="log", yscale="log", xlabel="pictures at once", ylabel="codes a second")
     _ticks(axes, sorted({row.batch for _, row in rows}))
     axes.set_title(f"Decode steps of {_first_model(reports)}; grey: the run's best memory reading")
-    axes.legend(fontsize=7)
+    axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))  # it would hide the limits' names
     return True
 
 
@@ -172,7 +172,7 @@ def growth(axis: str, label: str) -> Plot:
             points.sort(key=lambda point: float(point[1].facts["value"]))
             values = [row.facts["value"] for _, row in points]
             style = {"color": COLOURS[precision], "markersize": 4}
-            times = [row.latency.mean_ms for _, row in points if row.latency is not None]
+            times = [row.latency.p50_ms for _, row in points if row.latency is not None]
             axes.plot(values, times, STYLES[runner], marker="o", label=f"{SHOWN[runner]} {precision}", **style)
             if runner == NATIVE:
                 axes.plot(values, [row.facts["expected_ms"] for _, row in points], color=LIMIT, linewidth=1)
@@ -207,15 +207,16 @@ def draw_all(reports: Sequence[Report]) -> dict[str, bytes]:
     """
     import_module("matplotlib").use("Agg")
     pyplot: Any = import_module("matplotlib.pyplot")
+    ticker: Any = import_module("matplotlib.ticker")
     drawn = {}
     for name, draw in PLOTS.items():
         figure, axes = pyplot.subplots(figsize=(7, 4.2))
         axes.grid(visible=True, which="major", alpha=0.25)
         if draw(axes, reports):
             if axes.get_yscale() == "log":  # 200, not 2 × 10²
-                for set_formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
-                    set_formatter(lambda value, place: f"{value:g}")
-                axes.tick_params(axis="y", which="minor", labelsize=6)
+                axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+                axes.yaxis.set_major_formatter(lambda value, place: f"{value:g}")
+                axes.minorticks_off()
             figure.tight_layout()
             file = io.BytesIO()
             # without the version of matplotlib: the same numbers give the same file
