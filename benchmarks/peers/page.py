@@ -50,7 +50,8 @@ Left out:
 - Models are converted before, in other processes, and are on disk before the first turn. One round of warming up isn't
   counted. Times are taken inside the process{of_codes}.
 - `× torch`: median (lowest–highest) over rounds of torch's time over the runtime's; torch is in fp32 in every group.
-- `what this machine reads`: as in method.md, sampled after each round; bytes are those of our own form of the weights.
+- `what this machine reads`: the best of the samples after each round of a group, which are so few that where the rate
+  of memory moves a runtime may pass them; bytes are those of our own form of the weights.
 - `parity`: share of codes equal torch's. Exact runtimes in fp32 must have 0.9; with fewer bits greedy codes of random
   weights part at a near tie and stay apart.
 - `native` and `ONNX Runtime` are this package's two ways on a CPU, by the graph that it exports.
