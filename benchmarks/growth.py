@@ -108,19 +108,22 @@ def _with_limit(row: Row, *, read: float, operations: float) -> Row:
 def _rows(subject: RandomSubject, engines: Sequence[MeasuredEngine], point: Point, context: Context) -> Iterator[Row]:
     spec = subject.spec.transformer
     assert spec is not None
-    tokens = np.random.default_rng(0).integers(0, spec.vocab_size, point.batch)
+    tokens = np.random.default_rng(0).integers(0, spec.vocab_size, (point.batch, point.length + 1))
     positions = np.full(point.batch, point.length, dtype=np.int64)
     steppers: dict[str, Steps] = {}
     for engine in engines:
         runs: Engine = engine.engine
-        steppers[engine.name] = runs.stepper(runs.new_cache(batch=point.batch, capacity=point.length + 1))
+        cache = runs.new_cache(batch=point.batch, capacity=point.length + 1)
+        # memory that was never written isn't there yet: reading it is another thing
+        runs.prefill(cache, tokens[:, :-1], rows=np.array([point.length - 1]))
+        steppers[engine.name] = runs.stepper(cache)
     seconds: dict[str, list[float]] = {name: [] for name in steppers}
     for _ in range(context.repeats):
         for name, stepper in steppers.items():
             time.sleep(PAUSE_SECONDS)
             for number in range(STEPS):
                 started = time.perf_counter()
-                stepper.step(tokens, positions)
+                stepper.step(tokens[:, -1], positions)
                 if number:
                     seconds[name].append(time.perf_counter() - started)
         time.sleep(PAUSE_SECONDS)  # or the threads of the last runner, still awake, slow the reading down
