@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trt_vqgan.benchmarks.decode_steps import EngineSteps, StepRunner
+from trt_vqgan.benchmarks.peers.job import Job
 from trt_vqgan.runtime.engine import Engine
 
 Int64Array = npt.NDArray[np.int64]
@@ -79,15 +80,21 @@ class PrefillDrawer:
         return np.asarray(self._prefill(tokens).argmax(axis=2), dtype=np.int64)
 
 
-def prefill_all(engine: Engine, tokens: Int64Array) -> FloatArray:
-    """Return logits float32 (B, T, V) of tokens int64 (B, T) that fill a new cache."""
-    batch, count = tokens.shape
-    return engine.prefill(engine.new_cache(batch=batch, capacity=count), tokens, rows=np.arange(count))
-
-
 class EngineFromNothing(EngineSteps):
     """Steps of an engine of ours, from an empty cache."""
 
     def start(self, prefix: Int64Array) -> None:
         """Begin with an empty cache for as many rows as ``prefix`` (B, 0) has."""
         self._stepper = self._engine.stepper(self._engine.new_cache(batch=len(prefix), capacity=self._capacity))
+
+
+def engine_drawer(runner: str, engine: Engine, job: Job) -> Drawer:
+    """Return what ``job`` wants of an engine of ours: its steps, or its prefill into a new cache."""
+    if job.what != "prefill":
+        return SteppingDrawer(runner, EngineFromNothing(engine, capacity=job.transformer.max_seq_len))
+
+    def prefill(tokens: Int64Array) -> FloatArray:
+        batch, count = tokens.shape
+        return engine.prefill(engine.new_cache(batch=batch, capacity=count), tokens, rows=np.arange(count))
+
+    return PrefillDrawer(runner, job.transformer.vocab_size, prefill)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trt_vqgan.benchmarks.peers.drawing import Drawer, EngineFromNothing, PrefillDrawer, SteppingDrawer, prefill_all
+from trt_vqgan.benchmarks.peers.drawing import Drawer, engine_drawer
 from trt_vqgan.benchmarks.peers.job import Job
 from trt_vqgan.benchmarks.rows import NATIVE
 from trt_vqgan.runtime.native.build import built_library
@@ -18,6 +18,4 @@ def prepare(job: Job) -> None:
 def open_drawer(job: Job) -> Drawer:
     """Return the engine's steps, or its prefill."""
     engine = NativeEngine(job.folder / "transformer.onnx", job.transformer, threads=job.threads)
-    if job.what == "prefill":
-        return PrefillDrawer(NATIVE, job.transformer.vocab_size, lambda tokens: prefill_all(engine, tokens))
-    return SteppingDrawer(NATIVE, EngineFromNothing(engine, capacity=job.transformer.max_seq_len))
+    return engine_drawer(NATIVE, engine, job)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnxruntime
 
-from trt_vqgan.benchmarks.peers.drawing import Drawer, EngineFromNothing, PrefillDrawer, SteppingDrawer, prefill_all
+from trt_vqgan.benchmarks.peers.drawing import Drawer, engine_drawer
 from trt_vqgan.benchmarks.peers.job import Job
 from trt_vqgan.runtime.transformer import TransformerEngine
 
@@ -16,8 +16,5 @@ def prepare(job: Job) -> None:
 
 def open_drawer(job: Job) -> Drawer:
     """Return the session's steps, or its prefill."""
-    runner = f"ONNX Runtime {onnxruntime.__version__}"
     engine = TransformerEngine(job.folder / "transformer.onnx", job.transformer, threads=job.threads)
-    if job.what == "prefill":
-        return PrefillDrawer(runner, job.transformer.vocab_size, lambda tokens: prefill_all(engine, tokens))
-    return SteppingDrawer(runner, EngineFromNothing(engine, capacity=job.transformer.max_seq_len))
+    return engine_drawer(f"ONNX Runtime {onnxruntime.__version__}", engine, job)
