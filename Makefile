@@ -59,8 +59,11 @@ bench-peers: $(READY)
 	mkdir -p $(BENCHMARKS)
 	$(BIN)/python -m trt_vqgan.benchmarks.peers --json $(BENCHMARKS)/peers.json
 	$(BIN)/python -m trt_vqgan.benchmarks.peers.page $(BENCHMARKS)/peers.json $(BENCHMARKS)/peers.md
-	$(BIN)/python -m trt_vqgan.benchmarks.peers --prefill 256 --json $(BENCHMARKS)/peers-prefill.json
-	$(BIN)/python -m trt_vqgan.benchmarks.peers.page $(BENCHMARKS)/peers-prefill.json $(BENCHMARKS)/peers-prefill.md
+	for tokens in 256 512; do \
+	  name=$(BENCHMARKS)/peers-prefill-$$tokens; \
+	  $(BIN)/python -m trt_vqgan.benchmarks.peers --prefill $$tokens --json $$name.json || exit 1; \
+	  $(BIN)/python -m trt_vqgan.benchmarks.peers.page $$name.json $$name.md || exit 1; \
+	done
 
 # Pages and plots of the reports that are there.
 bench-plots: $(READY)
